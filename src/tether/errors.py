@@ -1,0 +1,8 @@
+"""The one error a user is meant to read."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: one sentence saying what, where and what is valid.
+
+    The command line prints the sentence and exits with code 2. Nothing else is caught, so a bug keeps its traceback.
+    """

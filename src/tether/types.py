@@ -1,0 +1,192 @@
+"""The records every room speaks, and the protocols between rooms. Nothing here imports torch.
+
+Shapes: `S` responses, `N` trained response tokens (the flat axis), `G` groups, `K` responses of a group.
+A `Group` (one prompt and its K responses) is the only unit of training data; a `RolloutBatch` is a list of groups
+and the tensors an algorithm has computed for them, on the flat axis. There is no padding in any record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Message = Mapping[str, str]
+"""One turn of a conversation: `{"role": "user", "content": "hello"}`."""
+
+Metrics = dict[str, Any]
+"""`room/name` → a float or a detached scalar tensor. What `Algorithm.loss` returns is each micro-batch's *share* of the
+step's value, so shares add up to the value whatever the micro-batches were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy answers. Token ids are the source of truth; `text` and `messages` are for people."""
+
+    token_ids: tuple[int, ...]
+    """The prompt as the model reads it, template and begin-of-sequence token included."""
+    messages: tuple[Message, ...] = ()
+    """The conversation so far; empty when the prompt is plain text."""
+    text: str = ""
+    """The last user turn, or the plain prompt, for showing."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever came with it: `id`, `split`, `row`, a reference answer …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One continuation of a prompt. `token_ids` ends with the end-of-turn token if and only if `ended`."""
+
+    token_ids: tuple[int, ...]
+    """The continuation, the end-of-turn token included when there is one."""
+    text: str = ""
+    """The continuation as a person reads it, without the end-of-turn token."""
+    ended: bool = True
+    """Whether the model closed its turn (false: it ran into the length limit)."""
+    logprobs: tuple[float, ...] | None = None
+    """The sampler's own log-prob of each token at the sampling temperature; None when it was not sampled here."""
+    trained: tuple[bool, ...] | None = None
+    """Which tokens count (the flat axis holds only these); None means all of them."""
+    policy_version: int = 0
+    """The optimiser step of the policy that wrote it."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_trained(self) -> int:
+        """How many places this response has on the flat axis."""
+        return len(self.token_ids) if self.trained is None else sum(self.trained)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt and its K responses: SFT K=1, a comparison K=2, PPO K=1 or n; K=0 is a prompt still to be answered.
+
+    `labels`, each by response and never by screen side: `ranking` (K,) ranks with 0 the best and ties equal,
+    `margin` and `strength` (floats), `rewards` (K,).
+    """
+
+    prompt: Prompt
+    responses: tuple[Response, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Totals(NamedTuple):
+    """What one optimiser step holds, over all its micro-batches and ranks: the global denominators of every mean."""
+
+    tokens: int
+    sequences: int
+    groups: int
+
+
+def _axis(name: str) -> Any:
+    return field(default=None, metadata={"axis": name})
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Groups and what was computed for them. Row order everywhere is group by group, response by response."""
+
+    groups: tuple[Group, ...]
+    """The G groups, whose responses' trained tokens make the flat axis."""
+    total: Totals
+    """Denominators of the optimiser step this batch is a part of."""
+    lengths: Tensor = _axis("S")
+    """(S,) int64: trained tokens of each response; sums to N."""
+    group_of: Tensor = _axis("S")
+    """(S,) int64: index of each response's group within this batch."""
+    logprobs: Tensor | None = _axis("N")
+    """(N,) log π_old(token | before) at the sampling temperature: the policy that sampled."""
+    ref_logprobs: Tensor | None = _axis("N")
+    """(N,) log π_ref(token | before)."""
+    values: Tensor | None = _axis("N")
+    """(N,) V_old(state that predicts the token)."""
+    rewards: Tensor | None = _axis("S")
+    """(S,) the score of each response, before any KL shaping."""
+    token_rewards: Tensor | None = _axis("N")
+    """(N,) per-token rewards, KL shaping included."""
+    advantages: Tensor | None = _axis("N")
+    """(N,) how much better a token was than expected; carries no gradient."""
+    returns: Tensor | None = _axis("N")
+    """(N,) the value function's target."""
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], like: Tensor, **columns: Tensor | None) -> RolloutBatch:
+        """A batch of `groups`; `like` is any tensor on the wanted device. Totals count this batch alone."""
+        lengths = [r.num_trained for g in groups for r in g.responses]
+        owners = [i for i, g in enumerate(groups) for _ in g.responses]
+        whole = like.new_tensor
+        return cls(
+            groups=tuple(groups),
+            total=Totals(sum(lengths), len(lengths), len(groups)),
+            lengths=whole(lengths).long(),
+            group_of=whole(owners).long(),
+            **columns,
+        )
+
+    def replace(self, **columns: Any) -> RolloutBatch:
+        """A copy with some columns set."""
+        return dataclasses.replace(self, **columns)
+
+    def take(self, indices: Sequence[int]) -> RolloutBatch:
+        """The sub-batch of these groups, in this order. Totals stay the whole step's."""
+        first = [0]
+        for group in self.groups:
+            first.append(first[-1] + len(group.responses))
+        rows = [s for g in indices for s in range(first[g], first[g + 1])]
+        start = [0]
+        for length in self.lengths.tolist():
+            start.append(start[-1] + length)
+        places = {"S": rows, "N": [n for s in rows for n in range(start[s], start[s + 1])]}
+        columns = {}
+        for column in dataclasses.fields(self):
+            tensor = getattr(self, column.name)
+            if "axis" in column.metadata and tensor is not None:
+                columns[column.name] = tensor[places[column.metadata["axis"]]]
+        owners = [i for i, g in enumerate(indices) for _ in self.groups[g].responses]
+        columns["group_of"] = self.group_of.new_tensor(owners)
+        return dataclasses.replace(self, groups=tuple(self.groups[g] for g in indices), **columns)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one forward of a role gives, on the flat axis; only what was asked for is set."""
+
+    logprobs: Tensor | None = None
+    """(N,) log-prob of each trained token at the given temperature, fp32."""
+    entropy: Tensor | None = None
+    """(N,) entropy in nats of the distribution each token was drawn from."""
+    values: Tensor | None = None
+    """(N,) value of the state that predicts each token."""
+    scores: Tensor | None = None
+    """(S,) scalar head at the last real token of each response."""
+
+
+class Sampler(Protocol):
+    """Answers prompts."""
+
+    def generate(self, prompts: Sequence[Prompt], k: int, *, seed: int) -> list[Group]:
+        """K sampled responses for each prompt, in the order of `prompts`; the same seed gives the same answers."""
+        ...
+
+
+Scorer = Callable[[Sequence[Group]], "Tensor"]
+"""Groups → (S,) float32 rewards of their responses."""
+
+
+class Algorithm(NamedTuple):
+    """One row of the table in `algorithms`: everything the loop knows about an algorithm."""
+
+    name: str
+    config: type[Any]
+    """Its section of the recipe."""
+    roles: tuple[str, ...]
+    """Roles it needs, of `policy`, `value`, `reference`, `reward`; `trained` of them get an optimiser."""
+    trained: tuple[str, ...]
+    prepare: Callable[[Any, Sequence[Group]], tuple[RolloutBatch, Metrics]]
+    """(context, drawn groups) → the batch to learn from and what to log about it; no gradient."""
+    loss: Callable[[Any, RolloutBatch], tuple[Tensor, Metrics]]
+    """(context, micro-batch) → its share of the step's loss, and shares of metrics."""
