@@ -1,5 +1,25 @@
-"""What a recipe may say. Pydantic models, frozen; nothing here imports torch."""
+"""What a recipe may say, and reading one. Pydantic models, frozen; nothing here imports torch.
 
+sections.py   the tables stages share
+recipe.py     the run and its stages
+load.py       TOML → Recipe, every mistake reported at once
+overrides.py  `--set STAGE.FIELD=VALUE`
+problems.py   a validation error as a line that names field, value and what is valid
+describe.py   what a field accepts, in words
+schema.py     JSON schema for editors
+reference.py  the reference page
+"""
+
+from tether.config.load import (
+    Sections,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    parse_stage,
+    read_toml,
+    shipped_recipes,
+)
+from tether.config.recipe import LoopConfig, Recipe, RunConfig, stage_references
 from tether.config.sections import (
     DataConfig,
     OptimConfig,
@@ -12,10 +32,21 @@ from tether.config.sections import (
 
 __all__ = [
     "DataConfig",
+    "LoopConfig",
     "OptimConfig",
+    "Recipe",
+    "RunConfig",
     "SamplingConfig",
     "Section",
+    "Sections",
     "StageSection",
     "TrainConfig",
     "TrainSection",
+    "find_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "parse_stage",
+    "read_toml",
+    "shipped_recipes",
+    "stage_references",
 ]
