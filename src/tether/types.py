@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,16 +177,43 @@ Scorer = Callable[[Sequence[Group]], "Tensor"]
 """Groups → (S,) float32 rewards of their responses."""
 
 
+@dataclass(frozen=True)
+class RoleSpec:
+    """One model an algorithm works with. The first of an algorithm's roles is what its stage produces."""
+
+    kind: Literal["policy", "reward", "value"]
+    """Which head: next-token logits, one score a response, or one value a token."""
+    model: str
+    """Where its weights start, as the recipe says it."""
+    optim: Any = None
+    """Its `OptimConfig`; None for a frozen role."""
+    value_head: bool = False
+    """A policy that also predicts values from its own trunk."""
+    dropout: bool = False
+    """Leave the model's own dropout on in training. Off in every role of policy optimisation."""
+    embedding_noise: float = 0.0
+    """NEFTune's α: uniform noise of α/√(T·d) on the embeddings of a training forward."""
+
+
+def _never(ctx: Any, metrics: Metrics) -> bool:
+    return False
+
+
 class Algorithm(NamedTuple):
     """One row of the table in `algorithms`: everything the loop knows about an algorithm."""
 
     name: str
     config: type[Any]
     """Its section of the recipe."""
-    roles: tuple[str, ...]
-    """Roles it needs, of `policy`, `value`, `reference`, `reward`; `trained` of them get an optimiser."""
-    trained: tuple[str, ...]
+    roles: Callable[[Any], dict[str, RoleSpec]]
+    """Config → the models it needs."""
+    data: Literal["text", "prompts", "responses", "preference"]
+    """What its examples must hold."""
     prepare: Callable[[Any, Sequence[Group]], tuple[RolloutBatch, Metrics]]
     """(context, drawn groups) → the batch to learn from and what to log about it; no gradient."""
     loss: Callable[[Any, RolloutBatch], tuple[Tensor, Metrics]]
     """(context, micro-batch) → its share of the step's loss, and shares of metrics."""
+    enough: Callable[[Any, Metrics], bool] = _never
+    """(context, metrics of an optimiser step) → whether to leave the rest of this batch unlearnt."""
+    select: str = "-eval/loss"
+    """The held-out metric the best checkpoint is chosen by; a leading minus means less is better."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -95,8 +95,17 @@ class TrainConfig(Section):
     """Iterations between checkpoints; about twenty a run when not given."""
     keep_last: int = Field(default=2, ge=1)
     """Checkpoints kept."""
+    keep: Literal["last", "best"] = "last"
+    """The weights the stage ends with. `best` is by the held-out score (loss, accuracy or `eval_reward`), never by the
+    training reward."""
     log_every: int = Field(default=1, ge=1)
     """Iterations between lines of the event log."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        return self
 
 
 class StageSection(Section):

@@ -1,0 +1,45 @@
+"""From a stage's section to a `Run`: models, template, data, sampler, scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from tether.errors import InputError
+from tether.models.load import load_policy, load_scalar
+from tether.models.role import Role
+from tether.types import RoleSpec
+
+Resolve = Callable[[str], str]
+"""A model as the recipe names it → a folder or hub id."""
+
+
+def build_role(spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, layout: str, seed: int) -> Role:
+    """Loads one role; frozen when it has no optimiser."""
+    path = resolve(spec.model)
+    if spec.kind == "policy":
+        role = load_policy(
+            path, device=device, dtype=dtype, layout=layout, value_head=spec.value_head, dropout=spec.dropout, seed=seed
+        )
+    else:
+        role = load_scalar(
+            path, device=device, dtype=dtype, layout=layout, kind=spec.kind, dropout=spec.dropout, seed=seed
+        )
+    if spec.embedding_noise:
+        add_embedding_noise(role, spec.embedding_noise)
+    role.requires_grad_(spec.optim is not None)
+    return role
+
+
+def add_embedding_noise(role: Role, alpha: float) -> None:
+    """NEFTune (Jain et al. 2023): uniform noise in ±α/√(T·d) on the embeddings (B, T, d) of every forward with gradient."""
+
+    def noisy(module: nn.Module, inputs: object, output):  # type: ignore[no-untyped-def]
+        if not output.requires_grad:
+            return output
+        _, length, width = output.shape
+        return output + output.new_empty(output.shape).uniform_(-1, 1) * (alpha / (length * width) ** 0.5)
+
+    role.hf.get_input_embeddings().register_forward_hook(noisy)
