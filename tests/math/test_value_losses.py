@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.math.value_losses import explained_variance, value_loss
+from tether.math.value_losses import explained_variance, value_clip_fraction, value_loss
 
 triples = st.lists(st.tuples(*[st.floats(-5, 5)] * 3), min_size=2, max_size=9)
 
@@ -36,6 +36,12 @@ def test_clip_only_raises_the_loss(rows: list[tuple[float, float, float]], clip:
     assert bool((value_loss(values, old, returns, clip) >= free).all())
     torch.testing.assert_close(value_loss(values, old, returns, 100.0), free)
     torch.testing.assert_close(value_loss(old, old, returns, clip), value_loss(old, old, returns, None))
+
+
+def test_clip_fraction_is_where_the_held_value_differs():
+    values, old = torch.tensor([1.0, 1.5, 1.75, -2.0]), torch.ones(4)
+    assert value_clip_fraction(values, old, 0.5).tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert value_clip_fraction(values, old, None).tolist() == [0.0] * 4
 
 
 def test_explained_variance_by_hand():
