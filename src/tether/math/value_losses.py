@@ -37,16 +37,6 @@ def value_clip_fraction(values: Tensor, old_values: Tensor, clip: float | None) 
     return torch.zeros_like(moved) if clip is None else (moved > clip).to(moved.dtype)
 
 
-def value_clip_fraction(values: Tensor, old_values: Tensor, clip: float | None) -> Tensor:
-    """1 where the value has moved further than `clip` from the old one, else 0; all 0 without a clip.
-
-    >>> value_clip_fraction(torch.tensor([3.0, 1.2]), torch.tensor([1.0, 1.0]), clip=0.5).tolist()
-    [1.0, 0.0]
-    """
-    limit = float("inf") if clip is None else clip
-    return ((values - old_values).abs() > limit).to(values.dtype)
-
-
 @torch.no_grad()
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     """1 − Var(R − V) / Var(R), a scalar: 1 is perfect, 0 no better than a constant, below 0 worse than one.
