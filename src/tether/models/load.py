@@ -1,0 +1,241 @@
+"""From a folder or hub id to a probed `Role`. safetensors only, no remote code; nothing is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
+from transformers.utils import logging as hf_logging
+
+from tether.errors import InputError
+from tether.models.probe import Layout, probe
+from tether.models.role import Role
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BASE = Path(__file__).resolve().parent.parent / "base_model"
+"""The model the package ships."""
+VALUE_HEAD = "value_head.safetensors"
+"""A policy's value head, beside its weights."""
+SCALAR_HEAD = "scalar_head.safetensors"
+"""The head of a reward or value model whose architecture has no sequence classifier."""
+
+
+def resolve_model(name: str) -> str:
+    """`base` → the shipped model's folder; a folder → itself; else a hub id, as it is."""
+    if name == "base":
+        if not (BASE / "config.json").is_file():
+            raise InputError("model 'base': this installation ships no base model; give a folder or a hub id")
+        return str(BASE)
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or ("/" in name and Path(name).parent.is_dir()):
+        raise InputError(f"model '{name}': there is no such folder, and it is not a hub id (owner/name)")
+    return name
+
+
+def load_policy(
+    path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    layout: Layout = "auto",
+    value_head: bool = False,
+    dropout: bool = False,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+) -> Role:
+    """A causal LM as a policy, with its saved value head, or a new small one drawn from `seed`, if wanted."""
+    path = resolve_model(path)
+    config = _config(path)
+    if _is_classifier(config) or type(config) not in AutoModelForCausalLM._model_mapping:
+        made = ", ".join(config.architectures or [type(config).__name__])
+        raise InputError(f"model '{path}' is {made}, not a causal language model; a policy must be one")
+    hf = _load(AutoModelForCausalLM, path, config, _dtype(dtype, _device(device)))
+    head = None
+    if value_head:
+        saved = Path(path) / VALUE_HEAD
+        head = _saved_head(saved) if saved.is_file() else _new_head(hf, seed)
+    role = Role(
+        hf, "policy", scalar_head=head, dropout=dropout, gradient_checkpointing=gradient_checkpointing
+    ).to(_device(device))
+    probe(role, layout)
+    return role
+
+
+def load_scalar(
+    path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    layout: Layout = "auto",
+    kind: Literal["reward", "value"] = "reward",
+    require_head: bool = False,
+    dropout: bool = False,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+) -> Role:
+    """A reward or value model: a saved one with its head, or a causal LM's trunk with a new small head from `seed`.
+
+    With `require_head`, a folder without a trained head is an `InputError`.
+    """
+    path = resolve_model(path)
+    config = _config(path)
+    loose = Path(path) / SCALAR_HEAD
+    trained = _is_classifier(config) or loose.is_file()
+    if require_head and not trained:
+        raise InputError(f"model '{path}' has no reward head: it was never saved, or this is not a reward model")
+    if trained and not loose.is_file() and config.num_labels != 1:
+        raise InputError(f"model '{path}' classifies into {config.num_labels} labels; a reward model has exactly 1")
+    wanted = _dtype(dtype, _device(device))
+    hf: Any = None if loose.is_file() else _classifier(path, config, wanted, trained)
+    head: nn.Linear | None = None
+    if hf is None:
+        hf = _load(AutoModel, path, config, wanted)
+        head = _saved_head(loose) if trained else _new_head(hf, seed)
+    elif not trained:
+        hf.score.weight.data = _new_head(hf, seed).weight.data
+    role = Role(hf, kind, scalar_head=head, dropout=dropout, gradient_checkpointing=gradient_checkpointing).to(
+        _device(device)
+    )
+    probe(role, layout)
+    return role
+
+
+def value_from(path: str, **options: Any) -> Role:
+    """A value function that starts as the reward model or the policy's trunk at `path`; options of `load_scalar`."""
+    return load_scalar(path, kind="value", **options)
+
+
+def check_tokenizer(role: Role, vocab_len: int) -> None:
+    """Raises `InputError` where the tokenizer can give ids the model has no embedding for."""
+    if vocab_len > role.vocab_size:
+        raise InputError(
+            f"the tokenizer has {vocab_len} tokens but {type(role.hf).__name__} embeds only {role.vocab_size}; "
+            "give the tokenizer that belongs to the model"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device '{name}' is not on this machine; valid: auto, cpu, cuda, cuda:N, mps") from error
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 only where matrix units multiply it fast (CUDA from compute capability 8.0)."""
+    if name != "auto":
+        return DTYPES[name]
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _config(path: str) -> PreTrainedConfig:
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model folder '{path}' has no config.json, so it is not a Hugging Face model folder")
+        if not any(folder.glob("*.safetensors")):
+            raise InputError(f"model folder '{path}' has no *.safetensors weights; other formats are not read")
+    try:
+        with _quiet():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"model '{path}': its configuration cannot be read: {reason}") from error
+    return config
+
+
+def _is_classifier(config: PreTrainedConfig) -> bool:
+    names: list[str] = config.architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in names)
+
+
+def _classifier(path: str, config: PreTrainedConfig, dtype: torch.dtype, trained: bool) -> Any:
+    """A one-label classifier with a `score` head; None where the architecture has none of that shape."""
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        return None
+    config.num_labels = 1
+    hf = _load(AutoModelForSequenceClassification, path, config, dtype, may_lack="" if trained else "score.weight")
+    score = getattr(hf, "score", None)
+    plain = isinstance(score, nn.Linear) and set(score.state_dict()) == {"weight"} and score.out_features == 1
+    return hf if plain else None
+
+
+def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, may_lack: str = "") -> Any:
+    """`auto.from_pretrained`, with every parameter found in the file except `may_lack`."""
+    try:
+        with _quiet(), torch.random.fork_rng():  # filling what is missing would draw from the global generators
+            hf, info = auto.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"model '{path}': its weights cannot be read (corrupted or cut short?): {reason}") from error
+    missing = sorted(key for key in info["missing_keys"] if key != may_lack)
+    if "score.weight" in missing:
+        raise InputError(f"model '{path}': the reward head was not saved with it (score.weight is missing)")
+    if missing:
+        raise InputError(f"model '{path}': {len(missing)} parameters are not in its weights, such as {missing[0]}")
+    return hf
+
+
+def _new_head(hf: Any, seed: int) -> nn.Linear:
+    """(d → 1), fp32, N(0, 1/(d+1)) as in Ziegler et al. (2019)."""
+    width = hf.config.get_text_config().hidden_size
+    with torch.random.fork_rng(devices=[]):
+        head = nn.Linear(width, 1, bias=False)
+    head.weight.data.normal_(0.0, (width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
+    return head
+
+
+def _saved_head(file: Path) -> nn.Linear:
+    try:
+        weight = load_file(file)["weight"].float()
+    except (SafetensorError, OSError, KeyError) as error:
+        raise InputError(f"head '{file}' cannot be read: it is corrupted or not a head") from error
+    with torch.random.fork_rng(devices=[]):
+        head = nn.Linear(weight.shape[1], 1, bias=False)
+    head.weight.data = weight
+    return head
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no table of newly initialised weights from `transformers`."""
+    log: Any = hf_logging  # not typed
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,180 @@
+"""A role: one trunk and its heads as one module whose forward goes from laid-out groups to the flat axis.
+
+Shapes: `B` rows, `T` cells of a row, `N` trained tokens, `S` responses, `d` width, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tether.errors import InputError
+from tether.math.logprobs import Logits, token_logprobs
+from tether.models.layout import Kind, Laid, MaskStyle, lay_out
+from tether.types import Group, Outputs
+
+RoleKind = Literal["policy", "reward", "value"]
+
+UNLIMITED = 2**31 - 1
+"""`max_tokens` of a trunk without a longest context (recurrent ones)."""
+
+
+class Role(nn.Module):
+    """A policy, a reward model or a value function; the reference is a frozen policy.
+
+    `hf` is a causal LM (policy), a sequence classifier with one label, or a bare trunk where the architecture has no
+    classifier of its own. `scalar_head` is the fp32 head of a bare trunk, or a policy's shared value head.
+    Everything stays in eval mode unless `dropout` is set, so `train()` changes nothing.
+    """
+
+    hf: Any
+    """The `transformers` model (typed loosely: its attributes depend on the architecture)."""
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        kind: RoleKind,
+        *,
+        scalar_head: nn.Linear | None = None,
+        dropout: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.hf = hf
+        self.kind = kind
+        self.scalar_head = scalar_head
+        self.dropout = dropout
+        self.layout: Kind = "rows"
+        self.layout_reason = "not probed"
+        self.mask_style = MaskStyle()
+        self.transform = Logits()
+        config = self.hf.config.get_text_config()
+        eos = config.eos_token_id
+        self.pad_id: int = next((i for i in (config.pad_token_id, eos) if isinstance(i, int) and i >= 0), 0)
+        self.max_tokens = _context_length(config)
+        # A pad is never seen, so its embedding needs no protection; where pad is also a real token it must learn.
+        self.hf.get_input_embeddings().padding_idx = None
+        if scalar_head is None and kind != "policy":
+            self.hf.score.float()
+        if gradient_checkpointing:
+            self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+        self.train(False)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model below its heads: token ids → hidden states (B, T, d)."""
+        trunk: nn.Module = self.hf.base_model
+        return trunk
+
+    @property
+    def scalar(self) -> nn.Linear | None:
+        """The head of values and scores, fp32; None for a policy without a value head."""
+        if self.scalar_head is not None or self.kind == "policy":
+            return self.scalar_head
+        score: nn.Linear = self.hf.score
+        return score
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input embedding: every token id is below this."""
+        embedding: nn.Embedding = self.hf.get_input_embeddings()
+        return int(embedding.weight.shape[0])
+
+    def train(self, mode: bool = True) -> Role:
+        """Eval mode whatever is asked, unless the role was made with `dropout=True`."""
+        super().train(mode and self.dropout)
+        for module in self.hf.modules():
+            # Recomputation is switched by the layer's own `training` flag. Its children, dropouts included, stay in
+            # eval mode; a layer that drops out in its own forward has its rate set to 0.
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing and not self.dropout:
+                for name, rate in vars(module).items():
+                    if "dropout" in name and isinstance(rate, float):
+                        setattr(module, name, 0.0)
+                module.training = True
+        return self
+
+    def lay_out(self, groups: Sequence[Group]) -> Laid:
+        """Rows of `groups` in this role's layout, on its device."""
+        return lay_out(groups, self.layout, self.mask_style, self.pad_id, self.device)
+
+    def forward(self, laid: Laid, want: tuple[str, ...] = ("logprobs",), temperature: float = 1.0) -> Outputs:
+        """What is wanted of `logprobs`, `entropy`, `values` (N,) and `scores` (S,), on the flat axis, fp32."""
+        hidden = self.hidden(laid)
+        logprobs = entropy = values = scores = None
+        if "scores" in want:
+            scores = self._scalars(hidden.index_select(0, laid.last))
+        if any(name in want for name in ("logprobs", "entropy", "values")):
+            before = hidden.index_select(0, laid.predict)
+            if "values" in want:
+                values = self._scalars(before)
+            if "logprobs" in want or "entropy" in want:
+                head = self._lm_head()
+                logprobs, entropy = token_logprobs(
+                    before,
+                    head.weight,
+                    laid.targets,
+                    bias=head.bias,
+                    temperature=temperature,
+                    transform=self.transform,
+                    entropy="entropy" in want,
+                )
+        return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy, values=values, scores=scores)
+
+    def hidden(self, laid: Laid) -> Tensor:
+        """(B*T, d) last hidden states of the rows."""
+        # Without a mask the trunk counts positions itself: (1, T) of them, cheaper than (B, T), and causal attention.
+        kwargs = {} if laid.attention is None else {"position_ids": laid.position_ids, "attention_mask": laid.attention}
+        states: Tensor = self.trunk(input_ids=laid.input_ids, use_cache=False, **kwargs)[0]
+        return states.flatten(0, 1)
+
+    def decode(
+        self, input_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Any
+    ) -> Tensor:
+        """(B, V) fp32 logits after the last of `input_ids` (B, T), with the model's own scale and soft cap.
+
+        `cache` is a transformers cache, grown in place; `attention_mask` (B, cached + T) bool is false on left pads.
+        """
+        kwargs = {} if position_ids is None else {"position_ids": position_ids}
+        out = self.trunk(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **kwargs
+        )
+        return self.logits(out[0][:, -1])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, V) fp32 logits of hidden states (…, d), transform included."""
+        head = self._lm_head()
+        logits = nn.functional.linear(hidden, head.weight, head.bias).float()
+        if self.transform.scale != 1.0:
+            logits = logits * self.transform.scale
+        if self.transform.softcap is not None:
+            logits = torch.tanh(logits / self.transform.softcap) * self.transform.softcap
+        return logits
+
+    def _lm_head(self) -> nn.Linear:
+        if self.kind != "policy":
+            raise InputError(f"a {self.kind} model has no vocabulary head; log-probs need a policy")
+        head: nn.Linear = self.hf.get_output_embeddings()
+        return head
+
+    def _scalars(self, hidden: Tensor) -> Tensor:
+        head = self.scalar
+        if head is None:
+            raise InputError("this policy has no value head; load it with value_head=True")
+        scalars: Tensor = head(hidden.float())
+        return scalars.squeeze(-1)
+
+
+def _context_length(config: Any) -> int:
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+    found = [getattr(config, name, None) for name in names]
+    return next((n for n in found if isinstance(n, int) and n > 0), UNLIMITED)
