@@ -1,0 +1,280 @@
+"""The command line: verbs only. What a verb needs is imported inside it, so `tether --help` answers at once.
+
+run             a whole recipe, or one of its stages
+lm sft reward ppo   one stage from flags
+sample chat     talk to a checkpoint
+show report     what a run came to
+recipe          check a recipe, print its schema
+doctor          what is installed, what would be used
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tether.errors import InputError
+
+app = typer.Typer(
+    name="tether",
+    help="The human-feedback loop of language models: preferences, SFT, reward model, PPO, evaluation.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipes = typer.Typer(help="Check recipes, or help an editor write them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipes, name="recipe")
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; repeatable.")]
+RecipeSets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Override a field; repeatable.")
+]
+RecipePath = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A TOML file, or a shipped recipe such as quickstart.")
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under runs/.")]
+Model = Annotated[str, typer.Option(help="Where the weights start: base (shipped), a folder or a hub id.")]
+Data = Annotated[str, typer.Option(help="JSONL, JSON, CSV, Parquet, a datasets folder, a hub id or demo:NAME.")]
+Out = Annotated[Path, typer.Option(help="Folder of the result.")]
+Talked = Annotated[str, typer.Argument(metavar="MODEL", help="base (shipped), a folder or a hub id.")]
+Temperature = Annotated[float, typer.Option(min=1e-6, help="Divides the logits.")]
+TopP = Annotated[float, typer.Option(min=1e-6, max=1.0, help="Keep the smallest set of tokens with this probability.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same replies.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# An operating system's refusal is the user's to mend, not a bug: the sentence is enough, the traceback is noise.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+# Typer carries its own copy of click in some versions; its error class is found through typer's.
+_UsageError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 2 for a mistake of the user's, 130 when interrupted."""
+    try:
+        code = int(app(args=args, prog_name="tether", standalone_mode=False) or 0)
+        if code == 130:  # newer typers turn Ctrl-C into an exit code themselves
+            print("interrupted", file=sys.stderr)
+        return code
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except _UsageError as error:
+        error.show()
+        return int(error.exit_code)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tether import __version__
+
+        print(f"tether {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The human-feedback loop of language models: preferences, SFT, reward model, PPO, evaluation."""
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    sets: RecipeSets = None,
+    stage: Annotated[str | None, typer.Option(help="Run this stage only; those it needs must be done.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME when not given.")] = None,
+) -> None:
+    """Run a recipe: skip what is done, resume what was cut, repeat what changed."""
+    from tether import pipeline
+
+    pipeline.run(recipe, sets or [], only_stage=stage, out=out)
+
+
+@app.command()
+def lm(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
+    """Train a language model on plain text."""
+    _single("lm", model, data, out, sets)
+
+
+@app.command()
+def sft(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
+    """Fine-tune on demonstrations: the loss is on the responses."""
+    _single("sft", model, data, out, sets)
+
+
+@app.command()
+def reward(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
+    """Train a reward model on comparisons."""
+    _single("reward_model", model, data, out, sets)
+
+
+@app.command()
+def ppo(
+    model: Model,
+    data: Data,
+    out: Out,
+    reward: Annotated[str, typer.Option(help="A reward model (folder or hub id), or MODULE:FUNCTION.")],
+    sets: Sets = None,
+) -> None:
+    """Optimise a policy against a reward with PPO, tethered to where it started."""
+    _single("ppo", model, data, out, sets, reward)
+
+
+def _single(
+    algorithm: str, model: str, data: str, out: Path, sets: list[str] | None, reward: str | None = None
+) -> None:
+    from tether import pipeline
+
+    pipeline.run_single(algorithm, model, data, out, reward=reward, overrides=sets or [])
+
+
+@app.command()
+def sample(
+    model: Talked,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts; stdin's lines when none.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Replies to each prompt.")] = 1,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    max_new_tokens: MaxNewTokens = 64,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts with a checkpoint."""
+    given = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not given:
+        raise InputError("no prompt given; name one after the model, or send one a line to the standard input")
+    from tether.pipeline import talk
+
+    rows = talk.sample(
+        model, given, k=k, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+    )
+    for row in rows:
+        if as_json:
+            print(json.dumps(row, ensure_ascii=False))
+        else:
+            print(f"> {row['prompt']}\n{row['response']}\n")
+
+
+@app.command()
+def chat(
+    model: Talked,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    max_new_tokens: MaxNewTokens = 64,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a checkpoint in the terminal; an empty line or Ctrl-D ends it."""
+    from tether.pipeline import talk
+
+    talk.chat(model, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+
+
+@app.command()
+def show(run: RunPath, as_json: Json = False) -> None:
+    """Print what a run came to: its stages and their numbers."""
+    folder = run_folder(run)
+    from tether import pipeline
+
+    facts = pipeline.show(folder)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else "\n".join(facts_lines(facts)))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write a run's report again: one HTML file that needs no network."""
+    folder = run_folder(run)
+    from tether import pipeline
+
+    print(pipeline.write_report(folder))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what hardware there is, and what would be used."""
+    from tether.doctor import examine
+
+    facts = examine()
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(facts_lines(facts)))
+
+
+@recipes.command("check")
+def recipe_check(recipe: RecipePath, sets: RecipeSets = None) -> None:
+    """Read a recipe and say everything that is wrong with it."""
+    from tether import pipeline
+    from tether.config import load_recipe
+
+    checked = load_recipe(recipe, pipeline.sections(), sets or [])
+    stages = ", ".join(f"{s.name} ({s.algorithm})" for s in checked.stages)
+    count = f"{len(checked.stages)} stage{'s' * (len(checked.stages) > 1)}"
+    print(f"{recipe}: fine; {count} into {checked.run.folder}: {stages}")
+
+
+@recipes.command("schema")
+def recipe_schema_() -> None:
+    """Print the JSON schema of recipes, for an editor's completion."""
+    from tether import pipeline
+    from tether.config.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(pipeline.sections()), indent=2))
+
+
+def run_folder(run: str) -> Path:
+    """The folder a run's path or name stands for; InputError when there is none."""
+    places = (Path(run), Path("runs") / run)
+    folder = next((p for p in places if p.is_dir()), None)
+    if folder is None:
+        raise InputError(f"{run}: no such run; expected a run's folder, or its name under runs/")
+    return folder
+
+
+def facts_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Nested facts as aligned lines.
+
+    >>> facts_lines({"a": {"b": 0.25, "cc": [1, 2]}})
+    ['a.b   0.25', 'a.cc  1, 2']
+    """
+    flat = dict(_flat(facts))
+    width = max((len(name) for name in flat), default=0)
+    return [f"{name:<{width}}  {text}" for name, text in flat.items()]
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(v, Mapping | list | tuple) for v in value):
+        for index, inner in enumerate(value):
+            yield from _flat(inner, f"{name}.{index}")
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(_text(v) for v in value) or "-"
+    else:
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
