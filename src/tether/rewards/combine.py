@@ -1,0 +1,69 @@
+"""Several scorers as one: their weighted sum, with every part kept for the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tether.errors import InputError
+from tether.types import Group, Scorer
+
+
+class Part(NamedTuple):
+    """One scorer of a sum."""
+
+    name: str
+    """What it is logged as: `reward/NAME`."""
+    scorer: Scorer
+    weight: float = 1.0
+    """May be negative: then the score is a cost."""
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Groups → (S,) Σ weight · score. `components` gives the scores too.
+
+    Raises InputError when there is no part, a name comes twice, a weight is not finite, or a part does not give one
+    finite score a response.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise InputError("a weighted sum of rewards needs at least one scorer")
+        names = [part.name for part in self.parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"two scorers are named {twice[0]!r}; each needs a name of its own")
+        for part in self.parts:
+            if not math.isfinite(part.weight):
+                raise InputError(f"scorer {part.name!r} has weight {part.weight}; it must be a finite number")
+
+    def __call__(self, groups: Sequence[Group]) -> Tensor:
+        return self.components(groups)[0]
+
+    def components(self, groups: Sequence[Group]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum (S,) and each part's own scores (S,), before its weight, by name."""
+        count = sum(len(group.responses) for group in groups)
+        scores: dict[str, Tensor] = {}
+        for part in self.parts:
+            own = part.scorer(groups).float()
+            if own.shape != (count,):
+                raise InputError(
+                    f"scorer {part.name!r} gave scores of shape {tuple(own.shape)} for {count} responses; it must give "
+                    "one for each"
+                )
+            finite = own.isfinite()
+            if not finite.all():
+                place = int((~finite).nonzero()[0])
+                raise InputError(f"scorer {part.name!r} gave {own[place].item()} for response {place} of {count}")
+            scores[part.name] = own
+        device = next(iter(scores.values())).device
+        weighted = [scores[part.name].to(device) * part.weight for part in self.parts]
+        return torch.stack(weighted).sum(0), scores
