@@ -1,0 +1,77 @@
+"""Many votes on one pair become one label: who won, and by what margin.
+
+A vote is seen from the first response of the pair: +strength it is better, -strength it is worse, 0 a tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from tether.errors import InputError
+
+
+class Tally(NamedTuple):
+    """The votes on a pair, from its first response's side."""
+
+    wins: int
+    losses: int
+    ties: int
+    strength: float
+    """Sum of the signed strengths; a vote that gives none counts 1."""
+
+    @property
+    def votes(self) -> int:
+        return self.wins + self.losses + self.ties
+
+    def turned(self) -> Tally:
+        """The same votes from the other response's side."""
+        return Tally(self.losses, self.wins, self.ties, -self.strength)
+
+
+def tally(pair: tuple[int, int], votes: Iterable[tuple[Mapping[int, int], float | None]]) -> Tally:
+    """Count the (ranking, strength) votes that rank both responses of `pair`.
+
+    >>> tally((7, 9), [({7: 0, 9: 1}, 2.0), ({7: 1, 9: 0}, None), ({7: 0, 9: 0}, 0.0)])
+    Tally(wins=1, losses=1, ties=1, strength=1.0)
+    """
+    counts = {1: 0, -1: 0, 0: 0}
+    total = 0.0
+    for ranking, strength in votes:
+        if pair[0] in ranking and pair[1] in ranking:
+            side = (ranking[pair[1]] > ranking[pair[0]]) - (ranking[pair[1]] < ranking[pair[0]])
+            counts[side] += 1
+            total += side * (1.0 if strength is None else strength)
+    return Tally(counts[1], counts[-1], counts[0], total)
+
+
+def majority(votes: Tally) -> int:
+    """1 when the first response has more votes, -1 when the second has, 0 when they have as many."""
+    return (votes.wins > votes.losses) - (votes.wins < votes.losses)
+
+
+def log_odds(votes: Tally) -> float:
+    """ln of the odds that the next vote goes to the first response: p ~ Beta(1, 1), a tie half a vote to each.
+
+        ln (wins + ties/2 + 1) / (losses + ties/2 + 1)
+
+    Grows with the number of votes: three to none says more than one to none.
+    """
+    return math.log((votes.wins + votes.ties / 2 + 1) / (votes.losses + votes.ties / 2 + 1))
+
+
+def mean_strength(votes: Tally) -> float:
+    """Mean signed strength over all votes, ties as 0: how clear the difference was to people, -3 to 3."""
+    return votes.strength / votes.votes
+
+
+MARGINS: Mapping[str, Callable[[Tally], float]] = {"log_odds": log_odds, "strength": mean_strength}
+"""The kinds of margin an export can carry."""
+
+
+def margin_of(kind: str) -> Callable[[Tally], float]:
+    """The function of this kind of margin; InputError for an unknown one."""
+    if kind not in MARGINS:
+        raise InputError(f"margin {kind!r}: is none of {', '.join(MARGINS)}")
+    return MARGINS[kind]

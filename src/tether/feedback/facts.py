@@ -1,0 +1,166 @@
+"""Adding users, guidelines, prompts, responses and items: what is there already is found by its content key.
+
+So a stage that was killed while adding is simply run again. All functions want a connection that holds the write lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, insert, select, update
+
+from tether.errors import InputError
+from tether.feedback.records import NewItem, NewPrompt, NewResponse, UserKind
+from tether.feedback.schema import AnyRow, guidelines, item_responses, items, prompts, responses, users
+
+_CHUNK = 500  # values of one IN list
+
+_RAISE_OVERLAP = (
+    update(items)
+    .where(items.c.id == bindparam("the_item"), items.c.overlap < bindparam("wanted"))
+    .values(overlap=bindparam("wanted"))
+)
+
+
+def content_key(*parts: Any) -> str:
+    """SHA-256 of the parts as JSON.
+
+    >>> content_key("hello", [1, 2])[:8]
+    'e3ccbd84'
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def next_id(db: Connection, table: Table) -> int:
+    """One more than the largest id; safe because only the holder of the write lock asks."""
+    return int(db.execute(select(func.coalesce(func.max(table.c.id), 0))).scalar_one()) + 1
+
+
+def find(db: Connection, query: Select[Any], column: ColumnElement[Any], values: Iterable[Any]) -> Iterator[AnyRow]:
+    """Rows of `query` whose `column` is one of `values`, asked for in portions any database accepts."""
+    wanted = sorted(set(values))
+    for start in range(0, len(wanted), _CHUNK):
+        yield from db.execute(query.where(column.in_(wanted[start : start + _CHUNK])))
+
+
+def add_user(db: Connection, name: str, kind: UserKind, now: float) -> int:
+    """The id of the user of this name; InputError when the name is taken by another kind."""
+    if not name or len(name) > 200:
+        raise InputError(f"user name {name!r}: must have 1 to 200 characters")
+    if kind not in get_args(UserKind):
+        raise InputError(f"user {name!r}: kind {kind!r} is none of {', '.join(get_args(UserKind))}")
+    known = db.execute(select(users.c.id, users.c.kind).where(users.c.name == name)).first()
+    if known is None:
+        new = next_id(db, users)
+        db.execute(insert(users), {"id": new, "name": name, "kind": kind, "created": now})
+        return new
+    if known.kind != kind:
+        raise InputError(f"user {name!r}: is of kind {known.kind}, so it cannot be added as {kind}")
+    return int(known.id)
+
+
+def add_guideline(db: Connection, text: str, now: float) -> int:
+    """The version number of this text: a new one unless the very same text has one already."""
+    return _add(db, guidelines, [{"key": content_key(text), "text": text, "created": now}])[0]
+
+
+def add_prompts(db: Connection, new: Sequence[NewPrompt]) -> list[int]:
+    """Ids of these prompts, in order."""
+    return _add(db, prompts, [_prompt_row(p) for p in new])
+
+
+def add_responses(db: Connection, new: Sequence[NewResponse]) -> list[int]:
+    """Ids of these responses, in order; InputError when a prompt is not there."""
+    keys = {row.id: row.key for row in find(db, select(prompts.c.id, prompts.c.key), prompts.c.id, _prompts_of(new))}
+    return _add(db, responses, [_response_row(keys, r) for r in new])
+
+
+def add_items(db: Connection, new: Sequence[NewItem]) -> list[int]:
+    """Ids of these items, in order. InputError: fewer than two responses, one twice, unknown, or of several prompts."""
+    query = select(responses.c.id, responses.c.key, responses.c.prompt_id)
+    facts = {row.id: row for row in find(db, query, responses.c.id, {r for item in new for r in item.responses})}
+    rows = [_item_row(facts, item) for item in new]
+    first_new = next_id(db, items)
+    ids = _add(db, items, rows)
+    places = {i: item.responses for i, item in reversed(list(zip(ids, new, strict=True))) if i >= first_new}
+    links = [
+        {"item_id": i, "position": position, "response_id": response}
+        for i, of_item in sorted(places.items())
+        for position, response in enumerate(of_item)
+    ]
+    if links:
+        db.execute(insert(item_responses), links)
+    if new:
+        db.execute(_RAISE_OVERLAP, [{"the_item": i, "wanted": n.overlap} for i, n in zip(ids, new, strict=True)])
+    return ids
+
+
+def _prompts_of(new: Sequence[NewResponse]) -> set[int]:
+    return {r.prompt for r in new}
+
+
+def _add(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Ids of `rows`, found by their keys or added."""
+    known = {
+        row.key: row.id for row in find(db, select(table.c.id, table.c.key), table.c.key, (r["key"] for r in rows))
+    }
+    upcoming = next_id(db, table)
+    missing: list[dict[str, Any]] = []
+    for row in rows:
+        if row["key"] not in known:
+            known[row["key"]] = upcoming + len(missing)
+            missing.append({"id": known[row["key"]], **row})
+    if missing:
+        db.execute(insert(table), missing)
+    return [known[row["key"]] for row in rows]
+
+
+def _prompt_row(prompt: NewPrompt) -> dict[str, Any]:
+    messages, token_ids = [dict(m) for m in prompt.messages], list(prompt.token_ids)
+    return {
+        "key": content_key(prompt.text, messages, token_ids),
+        "text": prompt.text,
+        "messages": messages or None,
+        "token_ids": token_ids or None,
+        "meta": dict(prompt.meta) or None,
+    }
+
+
+def _response_row(prompt_keys: Mapping[int, str], response: NewResponse) -> dict[str, Any]:
+    if response.prompt not in prompt_keys:
+        raise InputError(f"response {response.text[:40]!r}: there is no prompt {response.prompt}")
+    token_ids, sampling = list(response.token_ids), dict(response.sampling)
+    parts = (prompt_keys[response.prompt], response.text, token_ids, response.ended, response.checkpoint, sampling)
+    return {
+        "key": content_key(*parts),
+        "prompt_id": response.prompt,
+        "text": response.text,
+        "token_ids": token_ids or None,
+        "ended": response.ended,
+        "checkpoint": response.checkpoint,
+        "sampling": sampling or None,
+        "meta": dict(response.meta) or None,
+    }
+
+
+def _item_row(facts: Mapping[int, AnyRow], item: NewItem) -> dict[str, Any]:
+    if missing := [r for r in item.responses if r not in facts]:
+        raise InputError(f"item of responses {list(item.responses)}: there is no response {missing[0]}")
+    if len(set(item.responses)) != len(item.responses) or len(item.responses) < 2:
+        raise InputError(f"item of responses {list(item.responses)}: give two or more different responses")
+    if len({facts[r].prompt_id for r in item.responses}) > 1:
+        raise InputError(f"item of responses {list(item.responses)}: they answer different prompts")
+    if item.overlap < 1:
+        raise InputError(f"item of responses {list(item.responses)}: overlap {item.overlap} must be at least 1")
+    kind = "pair" if len(item.responses) == 2 else "ranking"
+    return {
+        "key": content_key(kind, sorted(facts[r].key for r in item.responses)),
+        "kind": kind,
+        "prompt_id": facts[item.responses[0]].prompt_id,
+        "overlap": item.overlap,
+        "done": 0,
+    }

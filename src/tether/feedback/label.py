@@ -1,0 +1,177 @@
+"""Having programs label sampled responses, through the same store and the same steps as people: claim, compare, submit.
+
+Who labels what, in which order it is shown, and every chance an annotator takes follow from the seed and the content.
+So a labelling that was killed and is run again goes on where it was, and exports the very rows of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tether.errors import InputError
+from tether.feedback.agreement import Bias, Interval, krippendorff_alpha, position_bias, raw_agreement
+from tether.feedback.annotators import Annotator
+from tether.feedback.facts import content_key
+from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.store import Store
+
+_CHUNK = 100  # items between commits
+_TIE = 2
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a labelling came to."""
+
+    items: int
+    """Questions asked: one for each group with responses to tell apart."""
+    identical: int
+    """Groups left out because all their responses were the same text."""
+    votes: int
+    skips: int
+    ties: int
+    """Votes on pairs that called them equal."""
+    agreement: Interval
+    """Share of pairs of annotators who said the same of the same pair (first better, second better, tie)."""
+    alpha: Interval
+    """Krippendorff's α of the same: 0 is what chance would give, 1 is full agreement."""
+    bias: Bias
+    """How often the first shown of a pair won."""
+    bias_by_annotator: Mapping[str, Bias]
+    last_judgement: int
+    """The export of these votes: `store.export(Query(until=last_judgement))`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **{n: getattr(self, n) for n in ("items", "identical", "votes", "skips", "ties", "last_judgement")},
+            **{n: getattr(self, n).as_dict() for n in ("agreement", "alpha", "bias")},
+            "bias_by_annotator": {name: bias.as_dict() for name, bias in self.bias_by_annotator.items()},
+        }
+
+
+def label_pairs(
+    store: Store,
+    groups: Iterable[Mapping[str, Any]],
+    annotators: Sequence[Annotator],
+    *,
+    guideline: str,
+    overlap: int = 3,
+    seed: int = 0,
+    checkpoint: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> Report:
+    """Ask `overlap` of the annotators, drawn anew for each item, which of each group's responses they prefer.
+
+    A group is a `tether.types.Group` as `dataclasses.asdict` gives it: `prompt` with `text`, `messages`, `token_ids`
+    and `meta`, `responses` each with `text`, `token_ids` and `ended`. Responses with the same text are shown once.
+    `checkpoint` and `sampling` say where they came from. Running it again adds only what is missing.
+
+    InputError: fewer annotators than the overlap, two of one name, or nothing to label.
+    """
+    names = [annotator.name for annotator in annotators]
+    if len(set(names)) != len(names):
+        raise InputError(f"annotators {', '.join(names)}: two have the same name")
+    if not 1 <= overlap <= len(annotators):
+        raise InputError(f"overlap {overlap}: must be between 1 and the number of annotators, {len(annotators)}")
+    version = store.add_guideline(guideline)
+    users = {annotator.name: store.add_user(annotator.name, annotator.kind) for annotator in annotators}
+    items, identical = _add(store, groups, overlap, checkpoint, dict(sampling or {}))
+    if not items:
+        raise InputError(f"nothing to label: none of the {identical} groups has two different responses")
+    order = list(items)
+    for start in range(0, len(order), _CHUNK):
+        askers = {i: _chosen(seed, items[i], names, overlap) for i in order[start : start + _CHUNK]}
+        for annotator in annotators:
+            mine = [item for item, asked in askers.items() if annotator.name in asked]
+            held = store.claim_many(users[annotator.name], len(mine), among=mine) if mine else []
+            store.submit_many([_answer(annotator, one, version, seed) for one in held])
+    return _report(store, order, identical, {user: name for name, user in users.items()})
+
+
+def _add(
+    store: Store, groups: Iterable[Mapping[str, Any]], overlap: int, checkpoint: str | None, sampling: dict[str, Any]
+) -> tuple[dict[int, str], int]:
+    """The item of each group with what it asks, hashed; and how many groups had nothing to tell apart."""
+    asked, identical = [], 0
+    for group in groups:
+        different = {response["text"]: response for response in reversed(group["responses"])}
+        if len(different) < 2:
+            identical += 1
+        else:
+            asked.append((group["prompt"], list(different.values())[::-1]))
+    prompts = store.add_prompts(
+        NewPrompt(p["text"], p.get("messages", ()), p.get("token_ids", ()), p.get("meta", {})) for p, _ in asked
+    )
+    responses = store.add_responses(
+        NewResponse(prompt, r["text"], r.get("token_ids", ()), r.get("ended", True), checkpoint, sampling)
+        for prompt, (_, of_prompt) in zip(prompts, asked, strict=True)
+        for r in of_prompt
+    )
+    ids = iter(responses)
+    new = [NewItem([next(ids) for _ in of_prompt], overlap) for _, of_prompt in asked]
+    content = [content_key(p["text"], sorted(r["text"] for r in of_prompt)) for p, of_prompt in asked]
+    return dict(zip(store.add_items(new), content, strict=True)), identical
+
+
+def _draw(*parts: object) -> bytes:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+
+
+def _chosen(seed: int, item: str, names: Sequence[str], overlap: int) -> list[str]:
+    """The annotators of an item: a random `overlap` of them."""
+    return sorted(names, key=lambda name: _draw(seed, item, name))[:overlap]
+
+
+def _answer(annotator: Annotator, assignment: Assignment, guideline: int, seed: int) -> Answer:
+    rng = random.Random(_draw(seed, assignment.key, annotator.name))
+    verdict = annotator.compare(assignment.prompt, [r.text for r in assignment.responses], rng)
+    ranking = None
+    if verdict.ranking is not None:
+        ranking = {r.id: rank for r, rank in zip(assignment.responses, verdict.ranking, strict=True)}
+    key = _draw(assignment.key, annotator.name, guideline, "label").hex()
+    return Answer(assignment.id, key, guideline, ranking, strength=verdict.strength, skip=verdict.skip)
+
+
+def _report(store: Store, items: Sequence[int], identical: int, names: Mapping[int, str]) -> Report:
+    rows = {item: at for at, item in enumerate(items)}
+    until = store.last_judgement()
+    judged = [j for j in store.judgements(Query(users=tuple(names), until=until)) if j.item in rows]
+    pairs = [j for j in judged if j.ranking is not None and len(j.shown) == 2]
+    columns = {user: at for at, user in enumerate(names)}
+    table = np.full((len(items), len(names)), -1)
+    shown_first: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for j in pairs:
+        winner = _winner(j)
+        table[rows[j.item], columns[j.user]] = _TIE if winner is None else sorted(j.shown).index(winner)
+        if winner is not None:
+            shown_first[j.user][j.shown.index(winner)] += 1
+    first, second = (sum(won[side] for won in shown_first.values()) for side in (0, 1))
+    return Report(
+        items=len(items),
+        identical=identical,
+        votes=sum(j.ranking is not None for j in judged),
+        skips=sum(j.ranking is None for j in judged),
+        ties=int((table == _TIE).sum()),
+        agreement=raw_agreement(table),
+        alpha=krippendorff_alpha(table),
+        bias=position_bias(first, second),
+        bias_by_annotator={name: position_bias(*shown_first[user]) for user, name in names.items()},
+        last_judgement=until,
+    )
+
+
+def _winner(judgement: Judgement) -> int | None:
+    """The preferred response of a pair; None for a tie."""
+    first, second = judgement.shown
+    ranks = judgement.ranking or {}
+    if first not in ranks or second not in ranks or ranks[first] == ranks[second]:
+        return None
+    return first if ranks[first] < ranks[second] else second

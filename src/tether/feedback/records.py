@@ -1,0 +1,141 @@
+"""What goes into the store and what comes out of it, as plain frozen records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+UserKind = Literal["human", "ai", "simulated"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewPrompt:
+    """A prompt to be answered. Its identity is its text, messages and token ids; `meta` of the first adding is kept."""
+
+    text: str
+    """The prompt as a person reads it."""
+    messages: Sequence[Mapping[str, str]] = ()
+    """The conversation so far; empty when the prompt is plain text."""
+    token_ids: Sequence[int] = ()
+    """The prompt as the model reads it; empty when not known."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever came with it, JSON-able."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """One response. Its identity is its prompt, text, token ids, ending, checkpoint and sampling parameters."""
+
+    prompt: int
+    """Id of the prompt it answers."""
+    text: str
+    """What annotators read."""
+    token_ids: Sequence[int] = ()
+    """What the model wrote; empty when not known."""
+    ended: bool = True
+    """Whether the model closed its turn."""
+    checkpoint: str | None = None
+    """Which model wrote it; None for a person."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """How it was drawn: temperature, seed …"""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever came with it, JSON-able."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """A question to annotators: which of these responses is better? Its identity is its kind and set of responses."""
+
+    responses: Sequence[int]
+    """Ids of two or more different responses to one prompt."""
+    overlap: int = 3
+    """How many annotators answer it. Adding the item again with a larger number raises it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A response as an annotator sees it: nothing tells which checkpoint wrote it."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One annotator's turn at one item."""
+
+    id: int
+    item: int
+    key: str
+    """The item's content hash: the same in every store."""
+    user: int
+    prompt: str
+    messages: tuple[Mapping[str, str], ...]
+    responses: tuple[Shown, ...]
+    """In the order shown to this annotator, which is recorded."""
+    expires: float
+    """The place is held until then, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an annotator says about an assignment: a ranking, or a reason to skip it."""
+
+    assignment: int
+    submit_key: str
+    """Chosen by the sender, once per answer: sending the same key again returns what was stored the first time."""
+    guideline: int
+    """Version of the guideline the annotator was shown."""
+    ranking: Mapping[int, int] | None = None
+    """Response id → rank, 0 the best, equal ranks tie; a response left out is not ranked."""
+    strength: float | None = None
+    """How clear the difference is: 0 (none) to 3."""
+    all_bad: bool = False
+    """None of the responses is acceptable."""
+    skip: str | None = None
+    """Why there is no ranking."""
+    rationale: str | None = None
+    seconds: float | None = None
+    """How long the annotator took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A stored answer, or its taking back (`action` "undo"). Never changed once written."""
+
+    id: int
+    """Dense, in the order of commits."""
+    assignment: int
+    item: int
+    user: int
+    guideline: int
+    action: Literal["rank", "skip", "undo"]
+    ranking: Mapping[int, int] | None
+    strength: float | None
+    all_bad: bool
+    skip: str | None
+    rationale: str | None
+    seconds: float | None
+    submit_key: str
+    revision: int
+    """0 for the first of its assignment, then 1, 2 …"""
+    supersedes: int | None
+    """The judgement this one replaces."""
+    created: float
+    shown: tuple[int, ...]
+    """Response ids in the order the annotator saw them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which judgements. Empty tuples mean all."""
+
+    items: tuple[int, ...] = ()
+    users: tuple[int, ...] = ()
+    user_kinds: tuple[UserKind, ...] = ()
+    guidelines: tuple[int, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    """Only items whose every response was written by one of these."""
+    until: int | None = None
+    """The last judgement to know of; None for the newest there is."""

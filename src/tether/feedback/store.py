@@ -1,0 +1,148 @@
+"""The preference store: who was asked what, in which order it was shown, and what they said.
+
+Every change takes the write lock, then reads the clock, then decides: what it saw cannot change before it commits.
+Hence, whatever the number of processes and wherever one is killed: an item's answers and live leases never exceed its
+overlap, nobody gets an item twice, an answer whose submit returned is there, and one sent twice is stored once.
+
+Its parts: `schema.py` and `migrations/` (tables), `connect.py` (opening, locking), `facts.py` (adding),
+`work.py` (claim, submit, undo), `queries.py` and `export.py` (reading), `records.py` (what goes in and out).
+Left out in this version: projects, gold items, adjudication, databases other than SQLite.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Engine
+
+from tether.feedback import facts, queries, work
+from tether.feedback.connect import connect, reading, writing
+from tether.feedback.export import Export, export
+from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query, UserKind
+
+LEASE = 1800.0
+"""Seconds an annotator has for an item before somebody else may get it."""
+
+EVERYTHING = Query()
+"""All judgements in force."""
+
+
+class Store:
+    """One preference database. Safe to use from several threads and processes at once."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time, lease: float = LEASE) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lease = lease
+
+    @classmethod
+    def open(
+        cls, where: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, lease: float = LEASE
+    ) -> Store:
+        """The store in an SQLite file, made or migrated when need be. InputError when the file can't be one."""
+        return cls(connect(where), clock, lease)
+
+    def close(self) -> None:
+        """Give back the file."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def add_user(self, name: str, kind: UserKind = "human") -> int:
+        """The id of the user of this name, added when new. InputError when the name is taken by another kind."""
+        with writing(self._engine) as db:
+            return facts.add_user(db, name, kind, self._clock())
+
+    def add_guideline(self, text: str) -> int:
+        """The version number of this text: a new one unless the very same text has one already."""
+        with writing(self._engine) as db:
+            return facts.add_guideline(db, text, self._clock())
+
+    def add_prompts(self, new: Iterable[NewPrompt]) -> list[int]:
+        """Ids of these prompts, in order; those already there are not added again."""
+        with writing(self._engine) as db:
+            return facts.add_prompts(db, list(new))
+
+    def add_responses(self, new: Iterable[NewResponse]) -> list[int]:
+        """Ids of these responses, in order; those already there are not added again. InputError: unknown prompt."""
+        with writing(self._engine) as db:
+            return facts.add_responses(db, list(new))
+
+    def add_items(self, new: Iterable[NewItem]) -> list[int]:
+        """Ids of these items, in order; those already there are not added again, but their overlap may rise.
+
+        InputError: fewer than two responses, the same one twice, unknown ones, or answers to different prompts.
+        """
+        with writing(self._engine) as db:
+            return facts.add_items(db, list(new))
+
+    def claim(self, user: int, now: float | None = None) -> Assignment | None:
+        """The next item for this user, held for them until the lease ends; None when there is nothing to do.
+
+        A user who holds one already gets the same again, its lease renewed. InputError: unknown user.
+        """
+        return next(iter(self.claim_many(user, 1, now=now)), None)
+
+    def claim_many(
+        self, user: int, limit: int, *, among: Sequence[int] | None = None, now: float | None = None
+    ) -> list[Assignment]:
+        """Up to `limit` items at once: those held first, then new ones by id; `among` restricts to some item ids."""
+        with writing(self._engine) as db:
+            now = self._clock() if now is None else now
+            return work.claim(db, user, limit, among, now, now + self._lease)
+
+    def submit(
+        self,
+        assignment: int,
+        ranking: Mapping[int, int] | None,
+        submit_key: str,
+        *,
+        guideline: int,
+        now: float | None = None,
+        **more: Any,
+    ) -> Judgement:
+        """Store one answer; `more` are the other fields of `Answer`. Errors as of `submit_many`."""
+        return self.submit_many([Answer(assignment, submit_key, guideline, ranking, **more)], now=now)[0]
+
+    def submit_many(self, answers: Sequence[Answer], *, now: float | None = None) -> list[Judgement]:
+        """Store answers in one transaction: all of them, or none and an InputError. A replayed one returns the first.
+
+        InputError: unknown assignment or guideline, a ranking of other responses than were shown, an assignment
+        already answered (undo it first), or one whose lease ended and whose item others have completed since.
+        """
+        with writing(self._engine) as db:
+            return work.submit(db, answers, self._clock() if now is None else now)
+
+    def undo(self, judgement: int, submit_key: str, *, now: float | None = None) -> Judgement:
+        """Take a judgement back by a new revision; its assignment is open again. InputError unless it is in force."""
+        with writing(self._engine) as db:
+            now = self._clock() if now is None else now
+            return work.undo(db, judgement, submit_key, now, now + self._lease)
+
+    def judgements(self, query: Query = EVERYTHING) -> list[Judgement]:
+        """The judgements in force (skips included), by id."""
+        with reading(self._engine) as db:
+            return queries.in_force(db, query)
+
+    def history(self, assignment: int) -> list[Judgement]:
+        """Every revision of one annotator's answer to one item, oldest first."""
+        with reading(self._engine) as db:
+            return queries.history(db, assignment)
+
+    def last_judgement(self) -> int:
+        """Id of the newest judgement, for `Query.until`; 0 when there is none."""
+        with reading(self._engine) as db:
+            return queries.last_judgement(db)
+
+    def export(self, query: Query = EVERYTHING, how: Export | None = None) -> list[dict[str, Any]]:
+        """Rows of prompt, chosen, rejected, margin, votes and origin; see export.py."""
+        with reading(self._engine) as db:
+            return export(db, query, how or Export())
