@@ -18,7 +18,8 @@ metric = st.floats() | st.integers(-(2**40), 2**40)
 event = st.tuples(
     st.integers(0, 10**6),
     st.sampled_from(["train", "eval", "samples", "note", "alarm"]),
-    st.dictionaries(st.sampled_from(["a/b", "reward/proxy", "kl/ref"]), metric) | st.fixed_dictionaries({"text": st.text()}),
+    st.dictionaries(st.sampled_from(["a/b", "reward/proxy", "kl/ref"]), metric)
+    | st.fixed_dictionaries({"text": st.text()}),
 )
 
 
@@ -102,7 +103,9 @@ def test_a_lone_surrogate_does_not_stop_a_run(tmp_path):
 def test_scalar_tensors_become_numbers(tmp_path):
     torch = pytest.importorskip("torch")
     with EventLog(tmp_path) as log:
-        log.write(1, "train", {"a/b": torch.tensor(0.5), "c/d": torch.tensor([1, 2]), "e/f": torch.tensor(float("nan"))})
+        log.write(
+            1, "train", {"a/b": torch.tensor(0.5), "c/d": torch.tensor([1, 2]), "e/f": torch.tensor(float("nan"))}
+        )
     read = read_events(tmp_path)[0]
     assert read["a/b"] == 0.5
     assert read["c/d"] == [1, 2]

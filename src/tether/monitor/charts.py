@@ -1,27 +1,25 @@
 """Charts as SVG text: no script, no dependency, the same input the same bytes.
 
 Colours and type come from `charts.css` (variables, one set for light and one for dark), so a chart fits its page.
-Every chart has a <title> and a <desc>; under the pointer a chart reads its values out by CSS alone. Series differ by
-dash and marker as well as by colour (Okabe–Ito hues).
+Every chart has an accessible name and a <desc>; under the pointer a chart reads its values out by CSS alone. Series
+differ by dash and marker as well as by colour (Okabe–Ito hues).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from tether.monitor.metrics import number
-
-Point = tuple[float, float]
+from tether.monitor.scales import Point, Scale, nice_ticks, smoothed, spread, thin, tick_text
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 14.0, 24.0
 """Margins of the plot area, in pixels of the viewBox."""
 LEGEND = 18.0
 """Height added above the plot area when there is more than one series."""
-MAX_POINTS = 240
-"""Drawn points of a line; longer series keep the lowest and the highest of each stretch."""
 MAX_READOUTS = 48
 """Places under the pointer at which a chart reads its values out."""
 SMOOTH_FROM = 24
@@ -39,33 +37,8 @@ class Series:
     """(low, high) for each point: a confidence band."""
     dots: bool = False
     """Draw a marker at each point (few, dear measurements such as evaluations)."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Linear map from data `low … high` to pixels `start … end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten apart) that enclose `low … high`.
-
-    >>> nice_ticks(0.13, 0.87)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
-    if not high > low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    step = _nice_step((high - low) / max(count, 1))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+    hue: int = 0
+    """Which of the five looks (colour, dash, marker) it has; 0: by its place in the chart."""
 
 
 def line_chart(
@@ -78,29 +51,44 @@ def line_chart(
     marks: Sequence[tuple[float, str]] = (),
     x_label: str = "step",
 ) -> str:
-    """Lines over a common x axis; `marks` are (x, text) of dashed upright lines. Empty text if there is nothing to draw."""
-    clean = [Series(s.label, s.points, s.band, s.dots) for s in series if any(math.isfinite(y) for _, y in s.points)]
+    """Lines over a common x axis; `marks` are (x, text) of dashed upright lines. Empty if there is nothing to draw."""
+    clean = [
+        dataclasses.replace(one, hue=one.hue or place)
+        for place, one in enumerate(series, start=1)
+        if any(math.isfinite(y) for _, y in one.points)
+    ]
     if not clean:
         return ""
     xs = [x for s in clean for x, _ in s.points]
     ys = [y for s in clean for _, y in s.points] + [y for s in clean for pair in s.band or () for y in pair]
     ys = [y for y in ys if math.isfinite(y)]
     top = TOP + (LEGEND if len(clean) > 1 else 0)
-    x = _spread(min(xs), max(xs), LEFT, width - RIGHT)
+    first = (
+        0.0 if 0 < min(xs) <= 0.1 * max(xs) else min(xs)
+    )  # charts of one stage line up, whether they begin at step 0 or 1
+    x = spread(first, max(xs), LEFT, width - RIGHT)
     ticks = nice_ticks(min(ys), max(ys))
     y = Scale(ticks[0], ticks[-1], height - BOTTOM, top)
     parts = [_frame(x, y, ticks, x_label)]
-    parts += [f'<path class="mark" d="M{_f(x(at))} {_f(y.end)}V{_f(y.start)}"><title>{_text(text)}</title></path>' for at, text in marks]
-    for index, one in enumerate(clean, start=1):
-        parts.append(_draw(one, index, x, y))
+    parts += [
+        f'<path class="mark" d="M{_f(x(at))} {_f(y.end)}V{_f(y.start)}"><title>{_text(text)}</title></path>'
+        for at, text in marks
+    ]
+    parts += [_draw(one, x, y) for one in clean]
     if len(clean) > 1:
-        parts.append(_legend([s.label for s in clean], [s.dots for s in clean]))
+        parts.append(_legend(clean))
     parts.append(_readouts(clean, x, y, width))
-    return _svg("".join(parts), width, height, title, description or _describe(clean))
+    kind = "chart wide" if width > 400 else "chart"
+    return _svg("".join(parts), width, height, title, description or _describe(clean), kind)
 
 
 def goodhart_chart(
-    proxy: Sequence[Point], gold: Sequence[Point], *, width: int = 460, height: int = 280, title: str = "Proxy and gold against KL"
+    proxy: Sequence[Point],
+    gold: Sequence[Point],
+    *,
+    width: int = 460,
+    height: int = 280,
+    title: str = "Proxy and gold against KL",
 ) -> str:
     """What the pull bought: (KL in nats, score) of the trained-on reward and of the independent one, over √KL.
 
@@ -113,29 +101,26 @@ def goodhart_chart(
     shares = [_gain_shares(points) for points in (proxy, gold)]
     xs = [math.sqrt(max(kl, 0.0)) for points in (proxy, gold) for kl, _ in points]
     ys = [share for points in shares for _, share in points]
-    x = _spread(0.0, max(xs), LEFT, width - right)
+    x = spread(0.0, max(xs), LEFT, width - right)
     ticks = nice_ticks(min(*ys, 0.0), max(*ys, 1.0), 4)
-    y = Scale(ticks[0], ticks[-1], height - BOTTOM - 8, TOP)
+    y = Scale(ticks[0], ticks[-1], height - BOTTOM - 14, TOP)
     parts = [_frame(x, y, ticks, "√KL to the reference", percent=True)]
     ends: list[float] = []
-    for index, (label, points, raw) in enumerate(
-        zip(("proxy", "gold"), shares, (proxy, gold), strict=True), start=1
-    ):
+    for index, (label, points, raw) in enumerate(zip(("proxy", "gold"), shares, (proxy, gold), strict=True), start=1):
         path = "".join(f"{'ML'[i > 0]}{_f(x(d))} {_f(y(v))}" for i, (d, v) in enumerate(points))
         parts.append(f'<path class="line s{index}" d="{path}"/>')
         for (d, v), (kl, score) in zip(points, raw, strict=True):
-            parts.append(
-                f'<g class="hit">{_marker(index, x(d), y(v))}<title>{label} {number(score)} at KL {number(kl)}</title></g>'
-            )
+            said = f"{label} {number(score)} at KL {number(kl)}"
+            parts.append(f'<g class="hit">{_marker(index, x(d), y(v))}<title>{said}</title></g>')
         at = y(points[-1][1])
-        if ends and abs(at - ends[0]) < 28:  # two labels at one height: the second goes out of the way
-            at = ends[0] + (28 if at >= ends[0] else -28)
+        if ends and abs(at - ends[0]) < 32:  # two labels at one height: the second goes out of the way
+            at = ends[0] + (32 if at >= ends[0] else -32)
             at = min(max(at, TOP + 6), height - BOTTOM - 16)
         ends.append(at)
-        change = raw[-1][1] - raw[0][1]
+        change, beside = raw[-1][1] - raw[0][1], _f(width - right + 12)
         parts.append(
-            f'<text class="name t{index}" x="{_f(width - right + 12)}" y="{_f(at + 1)}">{label}</text>'
-            f'<text class="tick" x="{_f(width - right + 12)}" y="{_f(at + 14)}">{"+" if change >= 0 else ""}{number(change)}</text>'
+            f'<text class="name t{index}" x="{beside}" y="{_f(at + 1)}">{label}</text>'
+            f'<text class="tick" x="{beside}" y="{_f(at + 15)}">{"+" if change >= 0 else ""}{number(change)}</text>'
         )
     peak = max(range(len(gold)), key=lambda i: gold[i][1])
     description = (
@@ -146,7 +131,13 @@ def goodhart_chart(
 
 
 def bar_chart(
-    bars: Sequence[tuple[str, float]], *, title: str, description: str = "", width: int = 320, row: float = 22.0, names: float = 110.0
+    bars: Sequence[tuple[str, float]],
+    *,
+    title: str,
+    description: str = "",
+    width: int = 320,
+    row: float = 22.0,
+    names: float = 110.0,
 ) -> str:
     """Bars from left to right, one a row, each with its name and value. Negative and non-finite values draw no bar."""
     if not bars:
@@ -155,31 +146,37 @@ def bar_chart(
     x = Scale(0.0, largest, names, width - 48.0)
     parts = []
     for index, (name, value) in enumerate(bars):
-        at = index * row
+        at, base = index * row, _f(index * row + row / 2 + 4)
         length = x(value) - names if math.isfinite(value) and value > 0 else 0.0
         parts.append(
-            f'<g class="hit"><text class="tick end" x="{_f(names - 8)}" y="{_f(at + row / 2 + 4)}">{_text(_short(name, 18))}</text>'
+            f'<g class="hit"><text class="tick end" x="{_f(names - 8)}" y="{base}">{_text(_short(name, 18))}</text>'
             f'<rect class="bar" x="{_f(names)}" y="{_f(at + 3)}" width="{_f(length)}" height="{_f(row - 6)}" rx="2"/>'
-            f'<text class="value" x="{_f(names + length + 6)}" y="{_f(at + row / 2 + 4)}">{number(value)}</text>'
+            f'<text class="value" x="{_f(names + length + 6)}" y="{base}">{number(value)}</text>'
             f"<title>{_text(name)}: {number(value)}</title></g>"
         )
     return _svg("".join(parts), width, math.ceil(len(bars) * row), title, description or f"{len(bars)} bars")
 
 
 def histogram(
-    counts: Sequence[tuple[float, float, float]], *, title: str, description: str = "", width: int = 320, height: int = 150, x_label: str = ""
+    counts: Sequence[tuple[float, float, float]],
+    *,
+    title: str,
+    description: str = "",
+    width: int = 320,
+    height: int = 150,
+    x_label: str = "",
 ) -> str:
     """Columns over (low, high, count) bins."""
     if not counts or max(count for _, _, count in counts) <= 0:
         return ""
-    x = _spread(min(low for low, _, _ in counts), max(high for _, high, _ in counts), LEFT, width - RIGHT)
+    x = spread(min(low for low, _, _ in counts), max(high for _, high, _ in counts), LEFT, width - RIGHT)
     ticks = nice_ticks(0.0, max(count for _, _, count in counts), 3)
     y = Scale(0.0, ticks[-1], height - BOTTOM, TOP)
     parts = [_frame(x, y, ticks, x_label)]
     for low, high, count in counts:
-        left, right, top = x(low), x(high), y(count)
+        left, column, top = x(low), max(x(high) - x(low) - 1, 0.5), y(count)
         parts.append(
-            f'<g class="hit"><rect class="bar" x="{_f(left + 0.5)}" y="{_f(top)}" width="{_f(max(right - left - 1, 0.5))}" '
+            f'<g class="hit"><rect class="bar" x="{_f(left + 0.5)}" y="{_f(top)}" width="{_f(column)}" '
             f'height="{_f(y.start - top)}"/><title>{number(low)} to {number(high)}: {number(count)}</title></g>'
         )
     return _svg("".join(parts), width, height, title, description or f"{len(counts)} bins")
@@ -190,8 +187,10 @@ def small_multiples(charts: Sequence[str]) -> str:
     return f'<div class="multiples">{"".join(chart for chart in charts if chart)}</div>'
 
 
-def interval_bar(value: float, low: float, high: float, *, start: float, end: float, reference: float | None, title: str) -> str:
-    """A point with its interval on a line from `start` to `end`, and a tick at `reference` (chance, the start policy)."""
+def interval_bar(
+    value: float, low: float, high: float, *, start: float, end: float, reference: float | None, title: str
+) -> str:
+    """A point with its interval on a line from `start` to `end`, and a tick at `reference` (chance, say)."""
     x = Scale(start, end, 4.0, 196.0)
     a, b, at = (min(max(x(v), 4.0), 196.0) for v in (low, high, value))
     tick = f'<path class="reference" d="M{_f(x(reference))} 2V18"/>' if reference is not None else ""
@@ -202,49 +201,10 @@ def interval_bar(value: float, low: float, high: float, *, start: float, end: fl
     return _svg(body, 200, 20, title, f"{number(value)}, interval {number(low)} to {number(high)}", "chart strip")
 
 
-def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """At most about `most` points: the lowest and the highest of each stretch, so no spike is lost; gaps survive."""
-    if len(points) <= most:
-        return list(points)
-    bins = max(most // 2, 1)
-    kept = []
-    for index in range(bins):
-        stretch = range(index * len(points) // bins, (index + 1) * len(points) // bins)
-        finite = [i for i in stretch if math.isfinite(points[i][1])]
-        if len(finite) < len(stretch):
-            kept += [points[next(i for i in stretch if not math.isfinite(points[i][1]))]]
-        kept += [points[i] for i in sorted({min(finite, key=lambda i: points[i][1]), max(finite, key=lambda i: points[i][1])})] if finite else []
-    return sorted(kept, key=lambda point: point[0])
-
-
-def moving_average(points: Sequence[Point]) -> list[Point]:
-    """Centred moving average over a tenth of the series; non-finite values are left out."""
-    finite = [point for point in points if math.isfinite(point[1])]
-    half = max(len(finite) // 20, 1)
-    sums = [0.0]
-    for _, value in finite:
-        sums.append(sums[-1] + value)
-    averaged = []
-    for i, (x, _) in enumerate(finite):
-        reach = min(half, i, len(finite) - 1 - i)  # symmetric, so that the ends are not pulled inwards
-        averaged.append((x, (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)))
-    return averaged
-
-
 def _gain_shares(points: Sequence[Point]) -> list[Point]:
     start = points[0][1]
     largest = max(abs(value - start) for _, value in points) or 1.0
     return [(math.sqrt(max(kl, 0.0)), (value - start) / largest) for kl, value in points]
-
-
-def _nice_step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= rough * (1 - 1e-9))
-
-
-def _spread(low: float, high: float, start: float, end: float) -> Scale:
-    """A scale exactly over the data; a single value gets half a unit on both sides."""
-    return Scale(low, high, start, end) if high > low else Scale(low - 0.5, high + 0.5, start, end)
 
 
 def _frame(x: Scale, y: Scale, y_ticks: Sequence[float], x_label: str, percent: bool = False) -> str:
@@ -252,7 +212,7 @@ def _frame(x: Scale, y: Scale, y_ticks: Sequence[float], x_label: str, percent: 
     lines = []
     for tick in y_ticks:
         kind = "zero" if tick == 0 and y_ticks[0] < 0 else "grid"
-        name = f"{100 * tick:.0f} %".replace("-", "−") if percent else _tick(tick, step)
+        name = f"{100 * tick:.0f} %".replace("-", "−") if percent else tick_text(tick, step)
         lines.append(
             f'<path class="{kind}" d="M{_f(x.start)} {_f(y(tick))}H{_f(x.end)}"/>'
             f'<text class="tick end" x="{_f(x.start - 6)}" y="{_f(y(tick) + 3.5)}">{name}</text>'
@@ -261,29 +221,18 @@ def _frame(x: Scale, y: Scale, y_ticks: Sequence[float], x_label: str, percent: 
     gap = inside[1] - inside[0] if len(inside) > 1 else 1.0
     for tick in inside:
         anchor = " end" if x(tick) > x.end - 12 else " middle"
-        lines.append(f'<text class="tick{anchor}" x="{_f(x(tick))}" y="{_f(y.start + 15)}">{_tick(tick, gap)}</text>')
+        lines.append(
+            f'<text class="tick{anchor}" x="{_f(x(tick))}" y="{_f(y.start + 15)}">{tick_text(tick, gap)}</text>'
+        )
     if x_label and x_label != "step":
-        lines.append(f'<text class="tick middle" x="{_f((x.start + x.end) / 2)}" y="{_f(y.start + 29)}">{_text(x_label)}</text>')
+        lines.append(
+            f'<text class="tick middle" x="{_f((x.start + x.end) / 2)}" y="{_f(y.start + 32)}">{_text(x_label)}</text>'
+        )
     return "".join(lines)
 
 
-def _tick(value: float, step: float) -> str:
-    """A tick's text: as many decimals as the step needs, thousands as k."""
-    if value == 0:
-        return "0"
-    size = max(abs(value), step)
-    if size >= 1e6 or size < 1e-3:
-        return number(value)
-    if size >= 1e4:
-        return f"{value / 1000:g}k".replace("-", "−")
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
-        decimals += 1  # a step of 0.25 needs two
-    return f"{value:.{decimals}f}".replace("-", "−")
-
-
-def _draw(one: Series, index: int, x: Scale, y: Scale) -> str:
-    parts = []
+def _draw(one: Series, x: Scale, y: Scale) -> str:
+    parts, index = [], one.hue
     if one.band:
         finite = [(p[0], b) for p, b in zip(one.points, one.band, strict=True) if all(map(math.isfinite, b))]
         there = " ".join(f"{_f(x(at))},{_f(y(high))}" for at, (_, high) in finite)
@@ -292,7 +241,7 @@ def _draw(one: Series, index: int, x: Scale, y: Scale) -> str:
     noisy = not one.dots and len(one.points) >= SMOOTH_FROM
     parts.append(f'<path class="line s{index}{" raw" if noisy else ""}" d="{_path(thin(one.points), x, y)}"/>')
     if noisy:
-        parts.append(f'<path class="line s{index}" d="{_path(thin(moving_average(one.points)), x, y)}"/>')
+        parts.append(f'<path class="line s{index}" d="{_path(thin(smoothed(one.points)), x, y)}"/>')
     shown = [(at, value) for at, value in one.points if math.isfinite(value)]
     if one.dots or len(shown) == 1:
         parts += [_marker(index, x(at), y(value)) for at, value in thin(shown, 60)]
@@ -319,14 +268,14 @@ def _marker(index: int, x: float, y: float) -> str:
     return f'<rect class="dot s{index}" x="{_f(x - 2.7)}" y="{_f(y - 2.7)}" width="5.4" height="5.4"{turn}/>'
 
 
-def _legend(labels: Sequence[str], dots: Sequence[bool]) -> str:
+def _legend(series: Sequence[Series]) -> str:
     parts, at = [], LEFT
-    for index, (label, dotted) in enumerate(zip(labels, dots, strict=True), start=1):
-        parts.append(f'<path class="line s{index}" d="M{_f(at)} 9H{_f(at + 16)}"/>')
-        if dotted:
-            parts.append(_marker(index, at + 8, 9))
-        parts.append(f'<text class="tick" x="{_f(at + 21)}" y="12.5">{_text(_short(label, 18))}</text>')
-        at += 34 + 6.2 * min(len(label), 18)
+    for one in series:
+        parts.append(f'<path class="line s{one.hue}" d="M{_f(at)} 9H{_f(at + 16)}"/>')
+        if one.dots:
+            parts.append(_marker(one.hue, at + 8, 9))
+        parts.append(f'<text class="tick" x="{_f(at + 21)}" y="12.5">{_text(_short(one.label, 18))}</text>')
+        at += 34 + 6.2 * min(len(one.label), 18)
     return "".join(parts)
 
 
@@ -341,15 +290,16 @@ def _readouts(series: Sequence[Series], x: Scale, y: Scale, width: int) -> str:
         left = x.start if index == 0 else (x(places[index - 1]) + x(at)) / 2
         right = x.end if index == len(places) - 1 else (x(at) + x(places[index + 1])) / 2
         dots, words = [], []
-        for number_of, values in enumerate(by_series, start=1):
+        for one, values in zip(series, by_series, strict=True):
             value = values.get(at, math.nan)
             if math.isfinite(value):
-                dots.append(f'<circle class="s{number_of}" cx="{_f(x(at))}" cy="{_f(y(value))}" r="3.5"/>')
+                dots.append(f'<circle class="s{one.hue}" cx="{_f(x(at))}" cy="{_f(y(value))}" r="3.5"/>')
                 words.append(number(value))
         text = f"step {number(at)}: {' · '.join(words)}"
+        box = f'x="{_f(left)}" y="{_f(y.end)}" width="{_f(right - left)}" height="{_f(y.start - y.end)}"'
         parts.append(
-            f'<g class="read"><rect x="{_f(left)}" y="{_f(y.end)}" width="{_f(right - left)}" height="{_f(y.start - y.end)}"/>'
-            f'{"".join(dots)}<text x="{_f(width - RIGHT)}" y="{_f(y.end - 4)}">{text}</text><title>{text}</title></g>'
+            f'<g class="read"><rect {box}/>{"".join(dots)}'
+            f'<text x="{_f(width - RIGHT)}" y="{_f(y.end - 4)}">{text}</text><title>{text}</title></g>'
         )
     return "".join(parts)
 
@@ -379,7 +329,10 @@ def _f(value: float) -> str:
 
 def _text(text: str) -> str:
     """Safe inside XML: escaped, and characters that XML forbids replaced."""
-    legal = "".join(c if c in "\t\n" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "\ufffd" for c in text)
+    legal = "".join(
+        c if c in "\t\n" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "\ufffd"
+        for c in text
+    )
     return escape(legal)
 
 

@@ -48,7 +48,9 @@ class Progress:
             self._live.begin()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.end()
         elif self._said_step != self._step and self._step > self.start:
@@ -138,7 +140,7 @@ def duration(seconds: float) -> str:
     if whole < 1:
         return f"{seconds:.1f} s"
     sizes = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    parts = []
+    parts: list[str] = []
     for unit, size in sizes:
         count, whole = divmod(whole, size)
         if count or parts:

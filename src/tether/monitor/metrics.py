@@ -48,7 +48,8 @@ _ROWS = (
         "kl/ref",
         "Mean KL of the policy to the reference, in nats a response (k1: the summed log-ratio of its tokens).",
         "0 at the first step, then grows slowly; a few nats for short replies.",
-        "Growing by whole nats a step: lower the learning rate or raise β. Clearly negative: sampling and training disagree "
+        "Growing by whole nats a step: lower the learning rate or raise β. Clearly negative: "
+        "sampling and training disagree "
         "about log-probs (temperature, logits processors).",
         "KL to the reference",
     ),
@@ -81,6 +82,13 @@ _ROWS = (
         "KL of the update",
     ),
     Metric(
+        "policy/ratio",
+        "Mean ratio π/π_old of the tokens.",
+        "1 before the first update, then within a few hundredths of it.",
+        "Not 1 before an update: sampler and trainer disagree. Far from 1: lower the learning rate.",
+        "Mean ratio",
+    ),
+    Metric(
         "policy/ratio_max",
         "Largest ratio π/π_old of a token in the step.",
         "1 before the first update, then below about 3.",
@@ -91,7 +99,8 @@ _ROWS = (
         "policy/entropy",
         "Mean entropy of the distributions the tokens were drawn from, in nats.",
         "Falls gently.",
-        "Collapsing towards 0: replies will repeat; raise β, add an entropy bonus, stop earlier. Rising: the policy is unlearning.",
+        "Collapsing towards 0: replies will repeat; raise β, add an entropy bonus, stop earlier. "
+        "Rising: the policy is unlearning.",
         "Entropy",
     ),
     Metric(
@@ -140,7 +149,8 @@ _ROWS = (
         "sft/loss",
         "Mean negative log-likelihood of the demonstrated response tokens, in nats.",
         "Falls; the held-out loss falls with it.",
-        "Held-out loss turns up: stop there, fewer epochs. Flat: raise the learning rate; see the decoded sample in the data report.",
+        "Held-out loss turns up: stop there, fewer epochs. Flat: raise the learning rate; see the "
+        "decoded sample in the data report.",
         "Loss",
     ),
     Metric(
@@ -154,7 +164,8 @@ _ROWS = (
         "rm/loss",
         "Bradley–Terry negative log-likelihood of the preferences; a coin scores ln 2 = 0.693.",
         "Falls below 0.69; the held-out loss with it.",
-        "Stuck at 0.693: responses are identical after truncation, or the head learns nothing. Held-out loss rising: one epoch is enough.",
+        "Stuck at 0.693: responses are identical after truncation, or the head learns nothing. "
+        "Held-out loss rising: one epoch is enough.",
         "Loss",
     ),
     Metric(
@@ -186,10 +197,18 @@ _ROWS = (
         "Learning rate",
     ),
     Metric(
+        "optim/steps",
+        "Optimiser steps taken in the iteration.",
+        "Mini-epochs times mini-batches.",
+        "Fewer: the limit on `policy/approx_kl` ended the iteration early; if always, lower the learning rate.",
+        "Optimiser steps",
+    ),
+    Metric(
         "optim/grad_norm/*",
         "Global norm of a role's gradient, before clipping.",
         "Same order of magnitude throughout.",
-        "Always far above `max_grad_norm`: lower the learning rate. 0: nothing reaches the role. NaN: see the note of that step.",
+        "Always far above `max_grad_norm`: lower the learning rate. 0: nothing reaches the role. "
+        "NaN: see the note of that step.",
         "Gradient norm",
     ),
     Metric(
@@ -207,7 +226,21 @@ _ROWS = (
         "Held-out accuracy",
     ),
     Metric(
-        "eval/reward",
+        "eval/margin",
+        "Mean score of the preferred minus the other response, on held-out comparisons.",
+        "Positive.",
+        "Shrinking while `rm/margin` grows: memorised; fewer epochs.",
+        "Held-out margin",
+    ),
+    Metric(
+        "eval/mean",
+        "Mean score over the responses of held-out comparisons.",
+        "Near `rm/mean`.",
+        "Elsewhere: the held-out data is of another kind.",
+        "Held-out mean score",
+    ),
+    Metric(
+        "eval/proxy",
         "Mean training reward of the answers to the held-out prompts.",
         "Rises together with `eval/gold`.",
         "Rising alone: over-optimisation.",
@@ -272,7 +305,9 @@ ALSO = {
     "sft/loss": "eval/loss",
     "rm/loss": "eval/loss",
     "rm/accuracy": "eval/accuracy",
-    "reward/proxy": "eval/reward",
+    "rm/margin": "eval/margin",
+    "rm/mean": "eval/mean",
+    "reward/proxy": "eval/proxy",
     "kl/ref": "eval/kl",
     "rollout/length": "eval/length",
     "rollout/ended": "eval/ended",

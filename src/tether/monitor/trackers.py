@@ -30,14 +30,14 @@ class TensorBoard:
                 "the tracker `tensorboard` needs the package tensorboard: pip install 'tether-rlhf[trackers]'"
             ) from None
         # After a resume, TensorBoard must forget the steps that are about to be done again.
-        self._writer = SummaryWriter(str(folder), purge_step=start or None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=start or None)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         for name, value in scalars(metrics).items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {"tensorboard": TensorBoard}

@@ -1,0 +1,287 @@
+"""The report of a run: one HTML file that needs nothing but itself, and the same data as JSON beside it.
+
+Everything a model or a data file wrote is hostile: it is escaped by Jinja, and the page's content security policy
+allows no script, no frame and no request at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tether.monitor.charts import SMOOTH_FROM, Series, bar_chart, goodhart_chart, histogram, interval_bar, line_chart
+from tether.monitor.console import duration
+from tether.monitor.findings import Measure, findings, measures, over_optimisation
+from tether.monitor.lineage import Edge, lineage_rows, lineage_svg
+from tether.monitor.log import plain
+from tether.monitor.metrics import ALSO, METRICS, Metric, described, label, number
+from tether.monitor.samples import word_diff
+from tether.monitor.scales import Point, smoothed
+
+PRIMARY = frozenset(
+    "reward/proxy kl/ref policy/entropy rollout/length rollout/distinct_2 eval/gold "
+    "sft/loss lm/loss rm/loss rm/accuracy rm/margin".split()
+)
+"""Curves shown at once; the others open on demand."""
+OPEN_SAMPLES = 6
+"""Held-out samples shown at once."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage did."""
+
+    name: str
+    algorithm: str
+    status: str
+    """`done`, `running`, `cut` or `waiting`."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """The numbers it ended with, for one line."""
+    events: Sequence[Mapping[str, Any]] = ()
+    """Its event log, as `read_events` gives it."""
+    data_report: Mapping[str, Any] | None = None
+    """What became of its data. Numbers, texts, `{reason: count}` tables; `lengths` as (low, high, count) bins;
+    `sample` as (text, trained) pieces; `warnings` as sentences."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Field of the recipe → what it read, with its hash."""
+    key: str = ""
+    """Hash of everything it was made from."""
+    seconds: float | None = None
+    """Wall-clock time."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run, whole or under way."""
+
+    title: str
+    stages: Sequence[StageReport]
+    samples: Sequence[Mapping[str, Any]] = ()
+    """`{"prompt": str, "answers": {label: text}, "scores": {label: {name: float}}}`; labels from the first policy to the last."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Name → number, or `{"value", "low", "high", "n", "baseline", "against"}` (see `findings.measures`)."""
+    lineage: Sequence[Edge] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions and hardware."""
+    recipe: str = ""
+    """The recipe as it was run, in TOML."""
+
+
+class Card(NamedTuple):
+    """A curve and what is said about it."""
+
+    title: str
+    metric: str
+    last: str
+    chart: Markup
+    about: Metric | None
+
+
+class Answer(NamedTuple):
+    """One checkpoint's answer to a held-out prompt."""
+
+    label: str
+    pieces: Sequence[tuple[str, bool]]
+    """Text, and whether it is marked as different."""
+    scores: Sequence[tuple[str, str]]
+
+
+def write_report(run: RunReport, path: str | Path) -> Path:
+    """Write `path` (HTML) and `report.json` beside it, each under a temporary name and renamed. Returns `path`."""
+    page = Path(path)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _replace(
+        page.with_name("report.json"), json.dumps(report_data(run), indent=1, ensure_ascii=True, sort_keys=True) + "\n"
+    )
+    _replace(page, render(run))
+    return page
+
+
+def report_data(run: RunReport) -> dict[str, Any]:
+    """The report as JSON data. Only `timing` differs between two runs of the same recipe and seed on one machine."""
+    data: dict[str, Any] = plain(dataclasses.asdict(run))
+    data["lineage"] = [edge._asdict() for edge in run.lineage]
+    data["timing"] = {stage["name"]: stage.pop("seconds") for stage in data["stages"]}
+    data["findings"] = [finding._asdict() for finding in findings(run.evaluation, _all_events(run))]
+    return data
+
+
+def render(run: RunReport) -> str:
+    """The page's HTML."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _cell, "duration": duration, "label": label}
+    proxy, gold = over_optimisation(_all_events(run))
+    rows = lineage_rows({s.name: (s.algorithm, s.key) for s in run.stages}, run.lineage)
+    samples = [_sample(sample) for sample in run.samples]
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        findings=findings(run.evaluation, _all_events(run)),
+        tiles=[(m, _strip(m)) for m in measures(run.evaluation)],
+        goodhart=Markup(goodhart_chart(proxy, gold)),
+        gold_chart=Markup(_gold_chart(run)),
+        samples=samples[:OPEN_SAMPLES],
+        more_samples=samples[OPEN_SAMPLES:],
+        stages=[(stage, *_cards(stage), _data(stage)) for stage in run.stages],
+        lineage=rows,
+        threads=Markup(lineage_svg(rows, run.lineage)),
+        timing=_timing(run),
+        seconds=sum(stage.seconds or 0.0 for stage in run.stages),
+    )
+
+
+def _all_events(run: RunReport) -> list[Mapping[str, Any]]:
+    """Events of the last stage with a gold score, else of the last with any: what a headline speaks about."""
+    for stage in reversed(run.stages):
+        if any("eval/gold" in event for event in stage.events):
+            return list(stage.events)
+    return next((list(stage.events) for stage in reversed(run.stages) if stage.events), [])
+
+
+def _strip(measure: Measure) -> Markup:
+    """Where a share and its interval lie between nothing and everything."""
+    if measure.low is None or measure.high is None or measure.name not in ("win_rate", "accuracy"):
+        return Markup("")
+    return Markup(
+        interval_bar(
+            measure.value,
+            measure.low,
+            measure.high,
+            start=0.0,
+            end=1.0,
+            reference=0.5,
+            title=f"{measure.label} and its interval",
+        )
+    )
+
+
+def _gold_chart(run: RunReport) -> str:
+    """The gold score over training, with its interval where the evaluations have one."""
+    points, band = [], []
+    for event in _all_events(run):
+        if event.get("kind") == "eval" and "eval/gold" in event:
+            points.append((float(event["step"]), event["eval/gold"]))
+            band.append(
+                (event.get("eval/gold_low", event["eval/gold"]), event.get("eval/gold_high", event["eval/gold"]))
+            )
+    series = Series("gold", points, band, dots=True, hue=2)
+    return line_chart([series], title="Gold score over training", width=460, height=280) if len(points) > 1 else ""
+
+
+def _cards(stage: StageReport) -> tuple[list[Card], list[Card]]:
+    """The stage's curves: those to see at once, and the others."""
+    train, held_out = _curves(stage.events, "train"), _curves(stage.events, "eval")
+    marks = [(float(e["step"]), str(e.get("text", "alarm"))) for e in stage.events if e.get("kind") == "alarm"]
+    order = {name: index for index, name in enumerate(METRICS)}
+    names = sorted({*train, *held_out}, key=lambda name: (order.get(name, len(order)), name))
+    companions = {ALSO[name] for name in train if name in ALSO}
+    first: list[Card] = []
+    others: list[Card] = []
+    for name in names:
+        if name in companions and name not in train:
+            continue
+        series = [Series("training", train[name])] if name in train else []
+        also = held_out.get(ALSO.get(name, name))
+        if also:
+            series.append(Series("held out", also, dots=True))
+        chart = line_chart(series, title=f"{label(name)}, {stage.name}", marks=marks)
+        if chart:
+            card = Card(label(name), name, _last(series[0].points), Markup(chart), described(name))
+            (first if name in PRIMARY else others).append(card)
+    return (first, others) if first else (others, [])
+
+
+def _last(points: Sequence[Point]) -> str:
+    """The number beside a curve's name: where the curve ends, smoothed as it is drawn."""
+    fit = smoothed(points) if len(points) >= SMOOTH_FROM else []
+    return number((fit or points)[-1][1])
+
+
+def _curves(events: Sequence[Mapping[str, Any]], kind: str) -> dict[str, list[Point]]:
+    """Metric → its (step, value) in the events of this kind; of a step logged twice the last."""
+    curves: dict[str, dict[float, float]] = {}
+    for event in events:
+        if event.get("kind") == kind:
+            for name, value in event.items():
+                if "/" in name and isinstance(value, int | float):
+                    curves.setdefault(name, {})[float(event["step"])] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def _sample(sample: Mapping[str, Any]) -> tuple[str, list[Answer], list[Answer]]:
+    """Prompt, (first, last) answers with their differences marked, and those in between."""
+    scores = sample.get("scores") or {}
+    texts = list(sample["answers"].items())
+    marked = word_diff(texts[0][1], texts[-1][1]) if len(texts) > 1 else None
+    answers = []
+    for index, (name, text) in enumerate(texts):
+        pieces: Sequence[tuple[str, bool]] = [(text, False)]
+        if marked and index in (0, len(texts) - 1):
+            pieces = marked[0 if index == 0 else 1]
+        own = scores.get(name, {})
+        shown = own.items() if isinstance(own, Mapping) else [("score", own)]
+        answers.append(Answer(name, pieces, [(key, _cell(value)) for key, value in shown]))
+    ends = answers if len(answers) < 2 else [answers[0], answers[-1]]
+    return str(sample["prompt"]), ends, answers[1:-1]
+
+
+def _data(stage: StageReport) -> dict[str, Any] | None:
+    """The data report, sorted into what the page shows in different ways."""
+    if not stage.data_report:
+        return None
+    facts, tables = {}, {}
+    for key, value in stage.data_report.items():
+        name = key.replace("_", " ")
+        if key in ("lengths", "sample", "warnings"):
+            continue
+        if isinstance(value, Mapping):
+            numeric = [
+                (str(k), float(v)) for k, v in value.items() if isinstance(v, int | float) and not isinstance(v, bool)
+            ]
+            if numeric:
+                tables[name] = Markup(bar_chart(numeric, title=f"{name}, {stage.name}"))
+        else:
+            facts[name] = value
+    sample = stage.data_report.get("sample")
+    lengths = stage.data_report.get("lengths") or ()
+    return {
+        "facts": facts,
+        "tables": tables,
+        "lengths": Markup(histogram([tuple(bin) for bin in lengths], title=f"Lengths in tokens, {stage.name}")),
+        "sample": [(sample, False)] if isinstance(sample, str) else sample,
+        "warnings": stage.data_report.get("warnings") or (),
+    }
+
+
+def _timing(run: RunReport) -> list[tuple[str, str, float]]:
+    """(stage, time in words, per cent of the longest)."""
+    known = [(stage.name, stage.seconds) for stage in run.stages if stage.seconds is not None]
+    longest = max((seconds for _, seconds in known), default=0.0) or 1.0
+    return [(name, duration(seconds), round(100 * seconds / longest, 1)) for name, seconds in known]
+
+
+def _cell(value: Any) -> str:
+    """A value in a table: numbers for reading, lists with commas, anything else as it is."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    return ", ".join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(text.encode("utf-8", "replace"))  # a sampled text may hold a lone surrogate
+    os.replace(temporary, path)
