@@ -114,12 +114,9 @@ def run() -> RunReport:
         "truncated": 12,
         "dropped": {"over max_tokens": 24, "no response": 7, HOSTILE: 3},
         "duplicates": 5,
-        "lengths": [(i * 8, i * 8 + 8, round(600 * math.exp(-((i - 4) ** 2) / 6))) for i in range(16)],
-        "sample": [
-            ("<|user|>hello , how are you ?<|end|><|assistant|>", False),
-            ("i am good , and you ?<|end|>", True),
-            (HOSTILE, False),
-        ],
+        "prompt_tokens": {"4-7": 210, "8-15": 905, "16-31": 1011, "32-63": 274},
+        "response_tokens": {"2-3": 88, "4-7": 640, "8-15": 1120, "16-31": 552},
+        "sample": f"<|user|>hello , how are you ?<|end|><|assistant|>⟦i am good , and you ?<|end|>⟧{HOSTILE}",
         "warnings": ["12 responses lost their end, and with it their end-of-turn token."],
     }
     return RunReport(
@@ -142,7 +139,19 @@ def run() -> RunReport:
             ),
             StageReport("rm", "reward_model", "done", {"eval/accuracy": 0.69}, rm, None, {}, "b19e08d4c55a6f01", 38.8),
             StageReport(
-                "ppo", "ppo", "done", {"eval/gold": 0.66, "kl/ref": 7.2}, ppo, None, {}, "e2d4c6b8a0918273", 151.7
+                "ppo",
+                "ppo",
+                "done",
+                {
+                    "metrics": {"eval/gold": 0.66, "kl/ref": 7.2},
+                    "layout": "tree (same numbers)",
+                    "kept": {"deep": {"no": 1}},
+                },
+                ppo,
+                None,
+                {},
+                "e2d4c6b8a0918273",
+                151.7,
             ),
             StageReport("final", "evaluate", "cut", key="1f2e3d4c5b6a7988"),
         ],

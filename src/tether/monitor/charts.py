@@ -182,11 +182,6 @@ def histogram(
     return _svg("".join(parts), width, height, title, description or f"{len(counts)} bins")
 
 
-def small_multiples(charts: Sequence[str]) -> str:
-    """Charts side by side in as many columns as fit (`.multiples` in charts.css); empty ones are left out."""
-    return f'<div class="multiples">{"".join(chart for chart in charts if chart)}</div>'
-
-
 def interval_bar(
     value: float, low: float, high: float, *, start: float, end: float, reference: float | None, title: str
 ) -> str:

@@ -9,20 +9,22 @@ from typing import Any, Literal, NamedTuple
 from tether.monitor.metrics import label, number
 from tether.monitor.scales import Point
 
-SHARES = frozenset({"win_rate", "accuracy", "ended", "distinct_1", "distinct_2", "agreement"})
+SHARES = frozenset({"win_rate", "accuracy", "ended", "distinct_1", "distinct_2", "commonest"})
 """Measures that are shares of a whole, written in per cent."""
 PER_CENT = "\N{NO-BREAK SPACE}%"
+LABELS = {"accuracy": "Reward model's accuracy", "commonest": "Commonest reply"}
 UNITS = {
     "kl": "nats a reply",
     "length": "tokens a reply",
+    "commonest": "of the prompts get it",
     "accuracy": "of held-out comparisons",
     "distinct_2": "of the pairs are different",
 }
 """What the number counts, said small under it."""
 ORDER = ("win_rate", "gold", "accuracy", "kl", "distinct_2", "length")
 """Measures a headline shows first."""
-MIN_VARIETY, MIN_LENGTH, MAX_LENGTH, MAX_KL, MIN_ACCURACY = 0.6, 0.6, 1.6, 10.0, 0.65
-"""Limits of the warnings: ratios to the start policy, nats, share of comparisons."""
+MIN_VARIETY, MIN_LENGTH, MAX_LENGTH, MAX_KL, MIN_ACCURACY, MAX_SAME = 0.6, 0.6, 1.6, 10.0, 0.65, 0.1
+"""Limits of the warnings: ratios to the start policy, nats, share of comparisons, share of equal replies."""
 
 
 class Measure(NamedTuple):
@@ -39,11 +41,13 @@ class Measure(NamedTuple):
     """The same number for what the policy is compared with."""
     against: str = "the start policy"
     """What it is compared with."""
+    note: str = ""
+    """A text that goes with it: the commonest reply."""
 
     @property
     def label(self) -> str:
-        if self.name == "accuracy":
-            return "Reward model's accuracy"
+        if self.name in LABELS:
+            return LABELS[self.name]
         return label(f"eval/{self.name}").removeprefix("eval/").replace("_", " ")
 
     @property
@@ -85,7 +89,7 @@ def measures(evaluation: Mapping[str, Any]) -> list[Measure]:
     for key, item in evaluation.items():
         name = key.removeprefix("eval/")
         if isinstance(item, Mapping) and _is_number(item.get("value")):
-            known = {k: item[k] for k in ("low", "high", "n", "baseline", "against") if item.get(k) is not None}
+            known = {k: item[k] for k in ("low", "high", "n", "baseline", "against", "note") if item.get(k) is not None}
             found.append(Measure(name, float(item["value"]), **known))
         elif _is_number(item):
             found.append(Measure(name, float(item)))
@@ -96,8 +100,7 @@ def findings(evaluation: Mapping[str, Any], events: Sequence[Mapping[str, Any]] 
     """Sentences about an evaluation and the events of the policy's training, the gain first."""
     by_name = {m.name: m for m in measures(evaluation)}
     judged = [rule(by_name[name]) for name, rule in _RULES.items() if name in by_name]
-    proxy, gold = over_optimisation(events)
-    judged.append(_past_the_peak(proxy, gold, events))
+    judged.append(_past_the_peak(_judged(events)))
     judged += [
         Finding("warn", f"Step {e['step']}: {e.get('text', 'an alarm')}") for e in events if e.get("kind") == "alarm"
     ]
@@ -106,12 +109,38 @@ def findings(evaluation: Mapping[str, Any], events: Sequence[Mapping[str, Any]] 
 
 def over_optimisation(events: Sequence[Mapping[str, Any]]) -> tuple[list[Point], list[Point]]:
     """(KL, proxy) and (KL, gold) of the evaluations that measured all three, in the order of training."""
-    whole = [
-        e
-        for e in events
-        if e.get("kind") == "eval" and all(_is_number(e.get(f"eval/{k}")) for k in ("kl", "proxy", "gold"))
-    ]
+    whole = _judged(events)
     return [(e["eval/kl"], e["eval/proxy"]) for e in whole], [(e["eval/kl"], e["eval/gold"]) for e in whole]
+
+
+def as_evaluation(metrics: Mapping[str, Any], against: str = "the start policy") -> dict[str, Any]:
+    """What `findings` and `measures` read, from the figures of an `evaluate` stage; `against` names its baseline."""
+    evaluation: dict[str, Any] = {}
+    if won := metrics.get("win_rate"):
+        evaluation["win_rate"] = {**_interval(won, "rate"), "n": won["wins"] + won["ties"] + won["losses"]}
+    if metrics.get("kl"):
+        evaluation["kl"] = _interval(metrics["kl"])
+    if quality := metrics.get("reward_model"):
+        evaluation["accuracy"] = {**_interval(quality["accuracy"]), "n": quality["num"]}
+    baseline = metrics.get("baseline") or {}
+    for name, item in (metrics.get("policy") or {}).items():
+        other = baseline.get(name)
+        if name == "commonest":
+            evaluation[name] = {"value": item["share"], "note": item["text"], "baseline": other and other["share"]}
+        elif isinstance(item, Mapping):
+            evaluation[name] = {**_interval(item), "baseline": other and other["estimate"]}
+        else:
+            evaluation[name] = {"value": item, "baseline": other}
+    return {name: {**item, "against": against} for name, item in evaluation.items()}
+
+
+def _interval(item: Mapping[str, Any], name: str = "estimate") -> dict[str, Any]:
+    return {"value": item[name], "low": item["low"], "high": item["high"]}
+
+
+def _judged(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    needed = ("eval/kl", "eval/proxy", "eval/gold")
+    return [e for e in events if e.get("kind") == "eval" and all(_is_number(e.get(name)) for name in needed)]
 
 
 def _win_rate(m: Measure) -> Finding:
@@ -160,7 +189,8 @@ def _length(m: Measure) -> Finding | None:
     word = "shorter" if m.value < m.baseline else "longer"
     return Finding(
         "warn",
-        f"Replies are much {word}: {m.text()} tokens on average, {m.text(m.baseline)} for {m.against}; the reward may be measuring length.",
+        f"Replies are much {word}: {m.text()} tokens on average, {m.text(m.baseline)} for {m.against}; "
+        "the reward may be measuring length.",
     )
 
 
@@ -173,26 +203,37 @@ def _kl(m: Measure) -> Finding | None:
     )
 
 
-def _past_the_peak(
-    proxy: Sequence[Point], gold: Sequence[Point], events: Sequence[Mapping[str, Any]]
-) -> Finding | None:
+def _commonest(m: Measure) -> Finding | None:
+    if m.value <= MAX_SAME or m.value <= 2 * (m.baseline or 0.0):
+        return None
+    return Finding("warn", f"{m.text()} of the prompts get one and the same reply: “{m.note[:80]}”.")
+
+
+def _past_the_peak(whole: Sequence[Mapping[str, Any]]) -> Finding | None:
     """Gold has lost over a tenth of what it had gained at its peak, while the proxy has not fallen since."""
-    if len(gold) < 3:
+    if len(whole) < 3:
         return None
-    peak = max(range(len(gold)), key=lambda i: gold[i][1])
-    gained, lost = gold[peak][1] - gold[0][1], gold[peak][1] - gold[-1][1]
-    if lost <= 0.1 * gained or proxy[-1][1] < proxy[peak][1]:
+    first, last, peak = whole[0], whole[-1], max(whole, key=lambda e: e["eval/gold"])
+    lost = peak["eval/gold"] - last["eval/gold"]
+    if lost <= 0.1 * (peak["eval/gold"] - first["eval/gold"]) or last["eval/proxy"] < peak["eval/proxy"]:
         return None
-    steps = [e["step"] for e in events if e.get("kind") == "eval" and _is_number(e.get("eval/gold"))]
     return Finding(
         "warn",
-        f"The reward is being gamed: the gold score peaked at step {steps[peak]} ({number(gold[peak][1])}, KL {number(gold[peak][0])}) "
-        f"and has fallen to {number(gold[-1][1])} while the proxy rose on. The checkpoint of step {steps[peak]} is the better one.",
+        f"The reward is being gamed: the gold score peaked at step {peak['step']} ({number(peak['eval/gold'])}, "
+        f"KL {number(peak['eval/kl'])}) and has fallen to {number(last['eval/gold'])} while the proxy rose on. "
+        f"The checkpoint of step {peak['step']} is the better one.",
     )
 
 
-_RULES = {"win_rate": _win_rate, "accuracy": _accuracy, "distinct_2": _variety, "length": _length, "kl": _kl}
+_RULES = {
+    "win_rate": _win_rate,
+    "accuracy": _accuracy,
+    "distinct_2": _variety,
+    "commonest": _commonest,
+    "length": _length,
+    "kl": _kl,
+}
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -74,11 +74,10 @@ def lineage_svg(rows: Sequence[Node], edges: Sequence[Edge]) -> str:
         if left == right:
             parts.append(f'<path class="thread" d="M{right} {top:g}V{bottom:g}"/>')
         else:
-            bend = min(14, right - left)
-            parts.append(
-                f'<path class="thread" d="M{right} {top:g}C{left} {top + 6:g} {left} {top + 10:g} {left} {top + 8 + bend:g}'
-                f'V{bottom - 8 - bend:g}C{left} {bottom - 10:g} {left} {bottom - 6:g} {right} {bottom:g}"/>'
-            )
+            bend = 8 + min(14, right - left)
+            out = f"M{right} {top:g}C{left} {top + 6:g} {left} {top + 10:g} {left} {top + bend:g}"
+            back = f"V{bottom - bend:g}C{left} {bottom - 10:g} {left} {bottom - 6:g} {right} {bottom:g}"
+            parts.append(f'<path class="thread" d="{out}{back}"/>')
     for index, node in enumerate(rows):
         y = index * ROW + ROW / 2
         if node.kind:

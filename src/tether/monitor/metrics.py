@@ -345,9 +345,9 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return {"nan": "NaN", "inf": "∞", "-inf": "−∞"}[str(value)]
     size = abs(value)
-    if value == 0 or 1e-3 <= size < 1e3:
+    if value == 0 or 1e-3 <= size < 999.5:
         text = f"{value:.3g}"
-    elif 1e3 <= size < 1e6:
+    elif 999.5 <= size < 1e6:
         text = f"{value:,.0f}"
     else:
         mantissa, _, exponent = f"{value:.2e}".partition("e")

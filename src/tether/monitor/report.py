@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tether.monitor.charts import SMOOTH_FROM, Series, bar_chart, goodhart_chart, histogram, interval_bar, line_chart
+from tether.monitor.charts import SMOOTH_FROM, Series, bar_chart, goodhart_chart, interval_bar, line_chart
 from tether.monitor.console import duration
 from tether.monitor.findings import Measure, findings, measures, over_optimisation
 from tether.monitor.lineage import Edge, lineage_rows, lineage_svg
@@ -26,13 +27,15 @@ from tether.monitor.metrics import ALSO, METRICS, Metric, described, label, numb
 from tether.monitor.samples import word_diff
 from tether.monitor.scales import Point, smoothed
 
-PRIMARY = frozenset(
-    "reward/proxy kl/ref policy/entropy rollout/length rollout/distinct_2 eval/gold "
-    "sft/loss lm/loss rm/loss rm/accuracy rm/margin".split()
-)
+PRIMARY = {
+    *("reward/proxy", "kl/ref", "policy/entropy", "rollout/length", "rollout/distinct_2", "eval/gold"),
+    *("sft/loss", "lm/loss", "rm/loss", "rm/accuracy", "rm/margin"),
+}
 """Curves shown at once; the others open on demand."""
-OPEN_SAMPLES = 6
-"""Held-out samples shown at once."""
+OPEN_SAMPLES, MAX_SAMPLES = 6, 48
+"""Held-out samples shown at once, and on demand; all of them are in report.json."""
+MARKED = re.compile("[⟦⟧]")
+"""What stands around the trained tokens of a data report's sample."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class StageReport:
     events: Sequence[Mapping[str, Any]] = ()
     """Its event log, as `read_events` gives it."""
     data_report: Mapping[str, Any] | None = None
-    """What became of its data. Numbers, texts, `{reason: count}` tables; `lengths` as (low, high, count) bins;
-    `sample` as (text, trained) pieces; `warnings` as sentences."""
+    """What became of its data. Numbers, texts, `{reason: count}` tables; `sample` is an example as the model
+    reads it, what the loss counts between ⟦ and ⟧; `warnings` are sentences."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of the recipe → what it read, with its hash."""
     key: str = ""
@@ -65,7 +68,7 @@ class RunReport:
     title: str
     stages: Sequence[StageReport]
     samples: Sequence[Mapping[str, Any]] = ()
-    """`{"prompt": str, "answers": {label: text}, "scores": {label: {name: float}}}`; labels from the first policy to the last."""
+    """`{"prompt": str, "answers": {label: text}, "scores": {label: {name: float}}}`, the first policy's label first."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Name → number, or `{"value", "low", "high", "n", "baseline", "against"}` (see `findings.measures`)."""
     lineage: Sequence[Edge] = ()
@@ -123,7 +126,7 @@ def render(run: RunReport) -> str:
     environment.filters |= {"number": _cell, "duration": duration, "label": label}
     proxy, gold = over_optimisation(_all_events(run))
     rows = lineage_rows({s.name: (s.algorithm, s.key) for s in run.stages}, run.lineage)
-    samples = [_sample(sample) for sample in run.samples]
+    samples = [_sample(sample) for sample in run.samples[:MAX_SAMPLES]]
     return environment.get_template("report.html.j2").render(
         run=run,
         findings=findings(run.evaluation, _all_events(run)),
@@ -132,7 +135,7 @@ def render(run: RunReport) -> str:
         gold_chart=Markup(_gold_chart(run)),
         samples=samples[:OPEN_SAMPLES],
         more_samples=samples[OPEN_SAMPLES:],
-        stages=[(stage, *_cards(stage), _data(stage)) for stage in run.stages],
+        stages=[(stage, _summary(stage), *_cards(stage), _data(stage)) for stage in run.stages],
         lineage=rows,
         threads=Markup(lineage_svg(rows, run.lineage)),
         timing=_timing(run),
@@ -235,6 +238,15 @@ def _sample(sample: Mapping[str, Any]) -> tuple[str, list[Answer], list[Answer]]
     return str(sample["prompt"]), ends, answers[1:-1]
 
 
+def _summary(stage: StageReport) -> dict[str, Any]:
+    """The stage's plain numbers and texts; those of a mapping in it too, but nothing deeper."""
+    flat: dict[str, Any] = {}
+    for name, item in stage.summary.items():
+        inner = item if isinstance(item, Mapping) else {name: item}
+        flat |= {key: value for key, value in inner.items() if isinstance(value, str | int | float)}
+    return flat
+
+
 def _data(stage: StageReport) -> dict[str, Any] | None:
     """The data report, sorted into what the page shows in different ways."""
     if not stage.data_report:
@@ -242,7 +254,7 @@ def _data(stage: StageReport) -> dict[str, Any] | None:
     facts, tables = {}, {}
     for key, value in stage.data_report.items():
         name = key.replace("_", " ")
-        if key in ("lengths", "sample", "warnings"):
+        if key in ("sample", "warnings"):
             continue
         if isinstance(value, Mapping):
             numeric = [
@@ -253,12 +265,10 @@ def _data(stage: StageReport) -> dict[str, Any] | None:
         else:
             facts[name] = value
     sample = stage.data_report.get("sample")
-    lengths = stage.data_report.get("lengths") or ()
     return {
         "facts": facts,
         "tables": tables,
-        "lengths": Markup(histogram([tuple(bin) for bin in lengths], title=f"Lengths in tokens, {stage.name}")),
-        "sample": [(sample, False)] if isinstance(sample, str) else sample,
+        "sample": [(text, place % 2 == 1) for place, text in enumerate(MARKED.split(sample or ""))] if sample else None,
         "warnings": stage.data_report.get("warnings") or (),
     }
 

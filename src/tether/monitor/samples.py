@@ -64,3 +64,20 @@ def gather_samples(stages: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
                 entry["answers"][name] = row["answer"]
                 entry["scores"][name] = {k: v for k, v in row.items() if k not in ("prompt", "answer")}
     return [gathered[key] for key in sorted(gathered, key=lambda key: key[0])]
+
+
+def versus_samples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`RunReport.samples` from the rows of an `evaluate` stage: the baseline's answer, then the policy's."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "answers": {name: row["answers"][name] for name in ("baseline", "policy")},
+            "scores": {
+                name: {
+                    key.removeprefix(f"{name} "): v for key, v in row["scores"].items() if key.startswith(f"{name} ")
+                }
+                for name in ("baseline", "policy")
+            },
+        }
+        for row in rows
+    ]
