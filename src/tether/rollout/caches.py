@@ -194,7 +194,7 @@ class SlotCache:
             return
         needed = self.high - self.low + more
         # Each time costs a copy of everything in use; room for half as much again makes it rare.
-        columns = needed + max(needed // 2, 32)
+        columns = needed + max(needed // 2, 64)
         for layer in self.layers:
             layer.reserve(columns)
         self.columns = max(columns, self.columns)
