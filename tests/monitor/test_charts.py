@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tether.monitor.charts import Series, bar_chart, goodhart_chart, histogram, interval_bar, line_chart
 from tether.monitor.lineage import Edge, lineage_rows, lineage_svg
-from tether.monitor.scales import nice_ticks, smoothed, thin, tick_text
+from tether.monitor.scales import nice_ticks, noisy, smoothed, thin, tick_text
 
 SVG = "{http://www.w3.org/2000/svg}"
 points = st.lists(st.tuples(st.integers(0, 500), st.floats(width=32)), max_size=60, unique_by=lambda p: p[0]).map(
@@ -108,6 +108,13 @@ def test_ticks_by_hand():
 def test_smoothing_keeps_a_straight_line_to_its_ends(a, b, size):
     line = [(float(i), a + b * i / size) for i in range(size)]
     assert smoothed(line) == [(x, pytest.approx(y, abs=1e-6)) for x, y in line]
+
+
+def test_a_schedule_is_not_smoothed_and_noise_is():
+    assert not noisy([(float(i), min(i / 10, 1) * (100 - i)) for i in range(100)])
+    assert noisy([(float(i), float(i % 2)) for i in range(100)])
+    assert not noisy([(float(i), float(i % 2)) for i in range(23)])
+    assert not noisy([(float(i), 1.0) for i in range(100)])
 
 
 def test_smoothing_is_the_mean_of_neighbours_inside():

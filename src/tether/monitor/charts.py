@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import escape
 
 from tether.monitor.metrics import number
-from tether.monitor.scales import Point, Scale, nice_ticks, smoothed, spread, thin, tick_text
+from tether.monitor.scales import Point, Scale, nice_ticks, noisy, smoothed, spread, thin, tick_text
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 14.0, 24.0
 """Margins of the plot area, in pixels of the viewBox."""
@@ -22,8 +22,6 @@ LEGEND = 18.0
 """Height added above the plot area when there is more than one series."""
 MAX_READOUTS = 48
 """Places under the pointer at which a chart reads its values out."""
-SMOOTH_FROM = 24
-"""A series of at least this many points is drawn thin, with its moving average over it."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +231,9 @@ def _draw(one: Series, x: Scale, y: Scale) -> str:
         there = " ".join(f"{_f(x(at))},{_f(y(high))}" for at, (_, high) in finite)
         back = " ".join(f"{_f(x(at))},{_f(y(low))}" for at, (low, _) in reversed(finite))
         parts.append(f'<polygon class="band s{index}" points="{there} {back}"/>')
-    noisy = not one.dots and len(one.points) >= SMOOTH_FROM
-    parts.append(f'<path class="line s{index}{" raw" if noisy else ""}" d="{_path(thin(one.points), x, y)}"/>')
-    if noisy:
+    jagged = not one.dots and noisy(one.points)
+    parts.append(f'<path class="line s{index}{" raw" if jagged else ""}" d="{_path(thin(one.points), x, y)}"/>')
+    if jagged:
         parts.append(f'<path class="line s{index}" d="{_path(thin(smoothed(one.points)), x, y)}"/>')
     shown = [(at, value) for at, value in one.points if math.isfinite(value)]
     if one.dots or len(shown) == 1:

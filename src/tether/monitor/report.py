@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tether.monitor.charts import SMOOTH_FROM, Series, bar_chart, goodhart_chart, interval_bar, line_chart
+from tether.monitor.charts import Series, bar_chart, goodhart_chart, interval_bar, line_chart
 from tether.monitor.console import duration
 from tether.monitor.findings import Measure, findings, measures, over_optimisation
 from tether.monitor.lineage import Edge, lineage_rows, lineage_svg
 from tether.monitor.log import plain
 from tether.monitor.metrics import ALSO, METRICS, Metric, described, label, number
 from tether.monitor.samples import word_diff
-from tether.monitor.scales import Point, smoothed
+from tether.monitor.scales import Point, noisy, smoothed
 
 PRIMARY = {
-    *("reward/proxy", "kl/ref", "policy/entropy", "rollout/length", "rollout/distinct_2", "eval/gold"),
+    *("reward/proxy", "kl/ref", "policy/entropy", "rollout/length", "rollout/distinct_2"),
+    *("eval/gold", "eval/distinct_2"),
     *("sft/loss", "lm/loss", "rm/loss", "rm/accuracy", "rm/margin"),
 }
 """Curves shown at once; the others open on demand."""
@@ -123,7 +124,7 @@ def render(run: RunReport) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _cell, "duration": duration, "label": label}
+    environment.filters |= {"number": _cell, "duration": duration, "label": label, "prose": _prose}
     proxy, gold = over_optimisation(_all_events(run))
     rows = lineage_rows({s.name: (s.algorithm, s.key) for s in run.stages}, run.lineage)
     samples = [_sample(sample) for sample in run.samples[:MAX_SAMPLES]]
@@ -170,15 +171,19 @@ def _strip(measure: Measure) -> Markup:
 
 def _gold_chart(run: RunReport) -> str:
     """The gold score over training, with its interval where the evaluations have one."""
-    points, band = [], []
-    for event in _all_events(run):
-        if event.get("kind") == "eval" and "eval/gold" in event:
-            points.append((float(event["step"]), event["eval/gold"]))
-            band.append(
-                (event.get("eval/gold_low", event["eval/gold"]), event.get("eval/gold_high", event["eval/gold"]))
-            )
-    series = Series("gold", points, band, dots=True, hue=2)
-    return line_chart([series], title="Gold score over training", width=460, height=280) if len(points) > 1 else ""
+    curves = _curves(_all_events(run), "eval")
+    if len(curves.get("eval/gold", ())) < 2:
+        return ""
+    series = dataclasses.replace(_held_out("eval/gold", curves), hue=2)
+    return line_chart([series], title="Gold score over training", width=460, height=280)
+
+
+def _held_out(name: str, curves: Mapping[str, list[Point]]) -> Series:
+    """Evaluations of `name`, with a band where `NAME_low` and `NAME_high` were logged at the same steps."""
+    points = curves[name]
+    ends = [dict(curves.get(f"{name}_{end}", ())) for end in ("low", "high")]
+    known = all(x in end for x, _ in points for end in ends)
+    return Series("held out", points, [(ends[0][x], ends[1][x]) for x, _ in points] if known else None, dots=True)
 
 
 def _cards(stage: StageReport) -> tuple[list[Card], list[Card]]:
@@ -188,15 +193,15 @@ def _cards(stage: StageReport) -> tuple[list[Card], list[Card]]:
     order = {name: index for index, name in enumerate(METRICS)}
     names = sorted({*train, *held_out}, key=lambda name: (order.get(name, len(order)), name))
     companions = {ALSO[name] for name in train if name in ALSO}
+    companions |= {f"{name}_{end}" for name in held_out for end in ("low", "high")}
     first: list[Card] = []
     others: list[Card] = []
     for name in names:
         if name in companions and name not in train:
             continue
         series = [Series("training", train[name])] if name in train else []
-        also = held_out.get(ALSO.get(name, name))
-        if also:
-            series.append(Series("held out", also, dots=True))
+        if ALSO.get(name, name) in held_out:
+            series.append(_held_out(ALSO.get(name, name), held_out))
         chart = line_chart(series, title=f"{label(name)}, {stage.name}", marks=marks)
         if chart:
             card = Card(label(name), name, _last(series[0].points), Markup(chart), described(name))
@@ -206,7 +211,7 @@ def _cards(stage: StageReport) -> tuple[list[Card], list[Card]]:
 
 def _last(points: Sequence[Point]) -> str:
     """The number beside a curve's name: where the curve ends, smoothed as it is drawn."""
-    fit = smoothed(points) if len(points) >= SMOOTH_FROM else []
+    fit = smoothed(points) if noisy(points) else []
     return number((fit or points)[-1][1])
 
 
@@ -289,6 +294,13 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return ", ".join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _prose(text: str) -> Markup:
+    """`names` between backticks as code, all of it escaped."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in enumerate(text.split("`"))
+    )
 
 
 def _replace(path: Path, text: str) -> None:

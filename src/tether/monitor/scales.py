@@ -11,6 +11,8 @@ from tether.monitor.metrics import number
 
 Point = tuple[float, float]
 
+SMOOTH_FROM = 24
+"""A jagged series of at least this many points is drawn thin, with a smooth line over it."""
 MAX_POINTS = 240
 """Drawn points of a line; longer series keep the lowest and the highest of each stretch."""
 
@@ -84,6 +86,15 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     return sorted(kept, key=lambda point: point[0])
 
 
+def noisy(points: Sequence[Point]) -> bool:
+    """Whether a series is long and jagged enough to be smoothed; a learning rate's schedule is not."""
+    values = [y for _, y in points if math.isfinite(y)]
+    if len(values) < SMOOTH_FROM:
+        return False
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return sum(bends) / len(bends) > 0.01 * (max(values) - min(values))
+
+
 def smoothed(points: Sequence[Point]) -> list[Point]:
     """Local straight-line fit over a tenth of the series: inside, a centred moving average; at the ends, no lag.
 
@@ -95,7 +106,8 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     moments = list(accumulate((i * y for i, (_, y) in enumerate(finite)), initial=0.0))
     fitted = []
     for i, (x, _) in enumerate(finite):
-        first, last = max(i - half, 0), min(i + half, len(finite) - 1)
+        first = max(min(i - half, len(finite) - 1 - 2 * half), 0)  # at the ends the window is as wide, only off centre
+        last = min(first + 2 * half, len(finite) - 1)
         count, centre = last - first + 1, (first + last) / 2
         mean = (sums[last + 1] - sums[first]) / count
         spread = count * (count * count - 1) / 12  # sum of squared distances of `count` neighbours from their centre
