@@ -81,10 +81,10 @@ def _hardware() -> tuple[dict[str, Any], dict[str, Any]]:
             for i in range(torch.cuda.device_count())
         ],
     }
-    dtype = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    fast = device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)  # as models/load.py decides
     use = {
         "device": device,
-        "dtype": dtype,
+        "dtype": "bfloat16" if fast else "float32",
         "threads": torch.get_num_threads(),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
     }

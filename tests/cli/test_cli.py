@@ -217,8 +217,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     import torch
 
+    from tether.models.load import _device, _dtype
+
+    device = _device("auto")
+    assert facts["use"]["device"] == device.type
+    assert facts["use"]["dtype"] == str(_dtype("auto", device)).removeprefix("torch.")
     assert facts["versions"]["torch"] == torch.__version__
-    assert facts["use"]["device"] in ("cpu", "cuda", "mps")
     assert facts["use"]["threads"] == torch.get_num_threads()
     assert facts["hardware"]["cpu_cores"] >= 1
     assert facts["extras"]["demo"] == "installed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
@@ -63,7 +64,7 @@ def _part(title: str, section: type[Section], skip: Iterable[str] = ()) -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     held = [f"[{s.__name__}](#table-{s.__name__.lower()})" for s in _held(field.annotation)]
-    takes = wanted(field) + (f": {', '.join(held)}" if held else "")
+    takes = re.sub(r"matching (\S+)", r"matching `\1`", wanted(field)) + (f": {', '.join(held)}" if held else "")
     cells = (f"`{name}`", takes, _default(field), field.description or "")
     return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 
