@@ -65,12 +65,14 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_help_is_quick() -> None:
+    """Processor time, which other work on the machine does not stretch; the best of five."""
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = os.times()
         assert run_tether("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert 0 < min(seconds) < 0.3
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,12 +204,16 @@ class TestErrorsOfTheVerbs:
 def test_interrupt_of_the_real_command() -> None:
     """Ctrl-C in a terminal: one word, exit code 130, no traceback."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-c", "import sys; from tether.cli import main; sys.exit(main())", "sample", "base"]
-    child = subprocess.Popen(command, stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = "import sys; from tether.cli import main; print('up', flush=True); sys.exit(main(['sample', 'base']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     os.close(follower)
-    time.sleep(1.5)  # it now waits for a prompt
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n"
+    time.sleep(0.5)  # it now waits for a prompt
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=60)
     os.close(leader)
     assert (child.returncode, out, err) == (130, "", "interrupted\n")
 
