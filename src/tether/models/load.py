@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -70,9 +70,9 @@ def load_policy(
     if value_head:
         saved = Path(path) / VALUE_HEAD
         head = _saved_head(saved) if saved.is_file() else _new_head(hf, seed)
-    role = Role(
-        hf, "policy", scalar_head=head, dropout=dropout, gradient_checkpointing=gradient_checkpointing
-    ).to(_device(device))
+    role = Role(hf, "policy", scalar_head=head, dropout=dropout, gradient_checkpointing=gradient_checkpointing).to(
+        _device(device)
+    )
     probe(role, layout)
     return role
 
@@ -157,7 +157,7 @@ def _config(path: str) -> PreTrainedConfig:
         if not any(folder.glob("*.safetensors")):
             raise InputError(f"model folder '{path}' has no *.safetensors weights; other formats are not read")
     try:
-        with _quiet():
+        with quiet():
             config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -178,13 +178,26 @@ def _classifier(path: str, config: PreTrainedConfig, dtype: torch.dtype, trained
     hf = _load(AutoModelForSequenceClassification, path, config, dtype, may_lack="" if trained else "score.weight")
     score = getattr(hf, "score", None)
     plain = isinstance(score, nn.Linear) and set(score.state_dict()) == {"weight"} and score.out_features == 1
-    return hf if plain else None
+    if not plain:
+        return None
+    if trained and dtype != torch.float32:
+        hf.score.float()
+        _fill_in_full(path, "score.weight", hf.score.weight)
+    return hf
+
+
+def _fill_in_full(path: str, name: str, parameter: torch.Tensor) -> None:
+    """A tensor at the precision it was saved in: a head stays fp32 where its trunk is loaded in less."""
+    for file in Path(path).glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                parameter.data = tensors.get_tensor(name).float()
 
 
 def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, may_lack: str = "") -> Any:
     """`auto.from_pretrained`, with every parameter found in the file except `may_lack`."""
     try:
-        with _quiet(), torch.random.fork_rng():  # filling what is missing would draw from the global generators
+        with quiet(), torch.random.fork_rng():  # filling what is missing would draw from the global generators
             hf, info = auto.from_pretrained(
                 path,
                 config=config,
@@ -227,7 +240,7 @@ def _saved_head(file: Path) -> nn.Linear:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no table of newly initialised weights from `transformers`."""
     log: Any = hf_logging  # not typed
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()

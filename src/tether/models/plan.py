@@ -54,7 +54,7 @@ def infer(
                 with torch.no_grad():
                     pieces.append(role(role.lay_out([groups[i] for i in members]), want, temperature))
             except RuntimeError as error:
-                if not out_of_memory(error) or (len(members) == 1 and len(plan) == 1):
+                if not out_of_memory(error) or len(members) == 1:
                     raise
                 short_of_memory = True
                 break

@@ -54,8 +54,8 @@ class Role(nn.Module):
         self.mask_style = MaskStyle()
         self.transform = Logits()
         config = self.hf.config.get_text_config()
-        eos = config.eos_token_id
-        self.pad_id: int = next((i for i in (config.pad_token_id, eos) if isinstance(i, int) and i >= 0), 0)
+        pads = (config.pad_token_id, config.eos_token_id)
+        self.pad_id: int = next((i for i in pads if isinstance(i, int) and 0 <= i < self.vocab_size), 0)
         self.max_tokens = _context_length(config)
         # A pad is never seen, so its embedding needs no protection; where pad is also a real token it must learn.
         self.hf.get_input_embeddings().padding_idx = None
