@@ -82,13 +82,20 @@ class Totals(NamedTuple):
     groups: int
 
 
+Column = Any
+"""A tensor, or None where it was not asked for. Not `Tensor | None`: who reads a column has asked for it."""
+
+
 def _axis(name: str) -> Any:
     return field(default=None, metadata={"axis": name})
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """Groups and what was computed for them. Row order everywhere is group by group, response by response."""
+    """Groups and what was computed for them. Row order everywhere is group by group, response by response.
+
+    A column nobody has computed is None; an algorithm reads only the columns its own `prepare` set.
+    """
 
     groups: tuple[Group, ...]
     """The G groups, whose responses' trained tokens make the flat axis."""
@@ -98,23 +105,23 @@ class RolloutBatch:
     """(S,) int64: trained tokens of each response; sums to N."""
     group_of: Tensor = _axis("S")
     """(S,) int64: index of each response's group within this batch."""
-    logprobs: Tensor | None = _axis("N")
+    logprobs: Tensor = _axis("N")
     """(N,) log π_old(token | before) at the sampling temperature: the policy that sampled."""
-    ref_logprobs: Tensor | None = _axis("N")
+    ref_logprobs: Tensor = _axis("N")
     """(N,) log π_ref(token | before)."""
-    values: Tensor | None = _axis("N")
+    values: Tensor = _axis("N")
     """(N,) V_old(state that predicts the token)."""
-    rewards: Tensor | None = _axis("S")
+    rewards: Tensor = _axis("S")
     """(S,) the score of each response, before any KL shaping."""
-    token_rewards: Tensor | None = _axis("N")
+    token_rewards: Tensor = _axis("N")
     """(N,) per-token rewards, KL shaping included."""
-    advantages: Tensor | None = _axis("N")
+    advantages: Tensor = _axis("N")
     """(N,) how much better a token was than expected; carries no gradient."""
-    returns: Tensor | None = _axis("N")
+    returns: Tensor = _axis("N")
     """(N,) the value function's target."""
 
     @classmethod
-    def of(cls, groups: Sequence[Group], like: Tensor, **columns: Tensor | None) -> RolloutBatch:
+    def of(cls, groups: Sequence[Group], like: Tensor, **columns: Tensor) -> RolloutBatch:
         """A batch of `groups`; `like` is any tensor on the wanted device. Totals count this batch alone."""
         lengths = [r.num_trained for g in groups for r in g.responses]
         owners = [i for i, g in enumerate(groups) for _ in g.responses]
@@ -153,20 +160,23 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward of a role gives, on the flat axis; only what was asked for is set."""
+    """What one forward of a role gives, on the flat axis; what was not asked for is None."""
 
-    logprobs: Tensor | None = None
+    logprobs: Column = None
     """(N,) log-prob of each trained token at the given temperature, fp32."""
-    entropy: Tensor | None = None
+    entropy: Column = None
     """(N,) entropy in nats of the distribution each token was drawn from."""
-    values: Tensor | None = None
+    values: Column = None
     """(N,) value of the state that predicts each token."""
-    scores: Tensor | None = None
+    scores: Column = None
     """(S,) scalar head at the last real token of each response."""
 
 
 class Sampler(Protocol):
     """Answers prompts."""
+
+    policy_version: int
+    """The optimiser step of the weights it answers with; written on every response."""
 
     def generate(self, prompts: Sequence[Prompt], k: int, *, seed: int) -> list[Group]:
         """K sampled responses for each prompt, in the order of `prompts`; the same seed gives the same answers."""

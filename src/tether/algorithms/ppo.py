@@ -9,6 +9,7 @@ Left out: the pretraining mix (PPO-ptx).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -48,18 +49,13 @@ class ValueConfig(Section):
     """The value function."""
 
     model: str | Literal["reward", "policy", "shared"] = "policy"
-    """Where it starts: `reward` (the reward model), `policy`, a folder or stage; `shared` is a head on the policy's trunk."""
+    """Where it starts: `reward` (the reward model), `policy`, a folder or stage; `shared`: a second head of the policy."""
     optim: OptimConfig | None = None
     """Its optimiser; the policy's when not given."""
     coef: float = Field(default=0.5, ge=0)
     """Weight of its loss beside the policy's."""
-    clip: float | None = Field(default=0.2, gt=0)
-    """Largest move from the old value before the loss stops rewarding it; leave out the clip with `clip = "none"`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_clip(cls, data: Any) -> Any:
-        return data | {"clip": None} if isinstance(data, dict) and data.get("clip") == "none" else data
+    clip: float = Field(default=0.2, ge=0)
+    """Largest move from the old value that the loss rewards; 0 is no clip."""
 
 
 class Config(TrainSection):
@@ -94,18 +90,20 @@ class Config(TrainSection):
     whiten_rewards: bool = False
     """Shaped rewards to variance 1, their mean kept."""
     missing_end: Literal["none", "penalty", "replace"] = "none"
-    """What happens to a response that did not end its turn: nothing, `missing_end_value` subtracted, or score replaced by it."""
+    """For a response that did not end its turn: nothing, `missing_end_value` subtracted, or its score replaced by it."""
     missing_end_value: float = 1.0
     """The penalty or the replacement."""
     target_kl: float | None = Field(default=None, gt=0)
-    """Leave an iteration's remaining steps when the policy has moved this far (mean k3 per token) from the one that sampled."""
+    """Leave an iteration's remaining steps once the policy is this far (mean k3 a token) from the one that sampled."""
     eval_reward: str | None = None
     """What held-out answers are scored by beside the reward: something the policy is not trained on."""
 
     @model_validator(mode="after")
     def _on_policy(self) -> Config:
         if self.sampling.top_k or self.sampling.top_p < 1:
-            raise ValueError("sampling.top_k and sampling.top_p change the sampled distribution: leave them at 0 and 1 here")
+            raise ValueError(
+                "sampling.top_k and sampling.top_p change the sampled distribution: leave them at 0 and 1 here"
+            )
         return self
 
 
@@ -145,8 +143,7 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
     logprobs = batch.lengths.new_tensor([p for r in responses for p in r.logprobs], dtype=torch.float32)
     ref_logprobs = ctx.infer("reference", batch.groups, ("logprobs",)).logprobs
     values = ctx.infer(value_role(config), batch.groups, ("values",)).values
-    log_ratio = logprobs - ref_logprobs
-    kl = KL_ESTIMATORS[config.kl.estimator](log_ratio)
+    kl = KL_ESTIMATORS[config.kl.estimator](logprobs, ref_logprobs)
     beta = ctx.state.setdefault("kl/beta", config.kl.beta)
 
     token_rewards = shape_rewards(scores, kl if config.kl.use == "shaping" else None, beta, batch.lengths)
@@ -154,7 +151,7 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
         token_rewards = whiten(token_rewards, shift_mean=False)
     advantages, returns = gae(token_rewards, values, batch.lengths, config.gamma, config.lam)
 
-    kl_per_response = segment_sum(log_ratio, batch.lengths).mean().item()
+    kl_per_response = segment_sum(logprobs - ref_logprobs, batch.lengths).mean().item()
     if config.kl.controller == "adaptive":
         ctx.state["kl/beta"] = adapt_beta(beta, kl_per_response, config.kl.target, len(responses), config.kl.horizon)
     metrics = {
@@ -179,29 +176,30 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
 
 
 def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
-    config, mean = ctx.config, lambda x: aggregate(x, batch.lengths, batch.total)
+    config = ctx.config
+    mean = partial(aggregate, lengths=batch.lengths, total=batch.total)
     shared = value_role(config) == "policy"
     out = ctx.forward("policy", batch, ("logprobs", "entropy", "values") if shared else ("logprobs", "entropy"))
     values = out.values if shared else ctx.forward("value", batch, ("values",)).values
     clip = Clip(config.clip, config.clip if config.clip_high is None else config.clip_high)
 
     policy = mean(clipped_policy_loss(out.logprobs, batch.logprobs, batch.advantages, clip))
-    value = mean(value_loss(values, batch.values, batch.returns, config.value.clip))
+    value = mean(value_loss(values, batch.values, batch.returns, config.value.clip or None))
     entropy = mean(out.entropy)
     objective = policy + config.value.coef * value - config.entropy_coef * entropy
     if config.kl.use == "loss":
-        estimate = KL_ESTIMATORS[config.kl.estimator](out.logprobs - batch.ref_logprobs)
+        estimate = KL_ESTIMATORS[config.kl.estimator](out.logprobs, batch.ref_logprobs)
         objective = objective + ctx.state["kl/beta"] * mean(estimate)
 
-    moved = (batch.logprobs - out.logprobs).detach()
+    logprobs = out.logprobs.detach()
     metrics = {
         "policy/loss": policy.detach(),
         "policy/entropy": entropy.detach(),
-        "policy/clip_frac": mean(clip_fraction(out.logprobs.detach(), batch.logprobs, batch.advantages, clip)),
-        "policy/approx_kl": mean(KL_ESTIMATORS["k3"](moved)),
-        "policy/ratio": mean((-moved).exp()),
+        "policy/clip_frac": mean(clip_fraction(logprobs, batch.logprobs, batch.advantages, clip)),
+        "policy/approx_kl": mean(KL_ESTIMATORS["k3"](batch.logprobs, logprobs)),
+        "policy/ratio": mean((logprobs - batch.logprobs).exp()),
         "value/loss": value.detach(),
-        "value/clip_frac": mean(value_clip_fraction(values.detach(), batch.values, config.value.clip)),
+        "value/clip_frac": mean(value_clip_fraction(values.detach(), batch.values, config.value.clip or None)),
     }
     return objective, metrics
 

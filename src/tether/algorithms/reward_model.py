@@ -1,4 +1,4 @@
-"""Reward model: one score a response, fitted to comparisons by Bradley–Terry (Christiano et al. 2017; Ouyang et al. 2022).
+"""Reward model: one score a response, fitted to comparisons by Bradley–Terry (Ouyang et al. 2022, eq. 1).
 
     L = −log σ(r_w − r_l − m)      over every (better, worse) pair of a group, all pairs of a group in one batch
 
@@ -29,7 +29,7 @@ class Config(TrainSection):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share ε of labels taken to be wrong."""
     centering: float = Field(default=0.0, ge=0)
-    """Weight of (r_w + r_l)², which draws scores to mean zero without touching their differences (Eisenstein et al. 2023)."""
+    """Weight of (r_w + r_l)², which draws scores to mean zero and leaves differences alone (Eisenstein et al. 2023)."""
     dropout: bool = False
     """Leave the model's own dropout on while training."""
 
@@ -48,7 +48,7 @@ def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     for group in batch.groups:
         pairs = ranking_pairs(group.labels["ranking"])
         better += [first + w for w, _ in pairs]
-        worse += [first + l for _, l in pairs]
+        worse += [first + loser for _, loser in pairs]
         weights += [1.0 / (len(pairs) * batch.total.groups)] * len(pairs)
         margins += [group.labels.get("margin", 0.0) if ctx.config.margin == "label" else 0.0] * len(pairs)
         first += len(group.responses)

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
@@ -29,7 +31,7 @@ class DataConfig(Section):
     max_tokens: int | None = Field(default=None, ge=2)
     """Longest prompt plus response, in tokens; the model's context when not given."""
     on_too_long: Literal["error", "drop", "truncate_prompt", "truncate_response"] = "error"
-    """What to do with an example over `max_tokens`. `truncate_prompt` cuts its beginning, `truncate_response` its end."""
+    """What to do with an example over `max_tokens`. `truncate_prompt` cuts its start, `truncate_response` its end."""
 
 
 class SamplingConfig(Section):
@@ -115,7 +117,7 @@ class StageSection(Section):
     """The stage's folder in the run, and how other stages name it: `stage:NAME`. Small letters, digits, `-`, `_`."""
     algorithm: str
     """What the stage does."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
     """Seed of this stage; the run's when not given."""
 
 
@@ -133,4 +135,4 @@ class TrainSection(StageSection):
     optim: OptimConfig = OptimConfig()
     """The optimiser of the policy (or of the only trained role)."""
     end_of_turn: str | None = None
-    """The token that closes a turn; the model's own end-of-sequence token when not given. Never the pad token by default."""
+    """The token that closes a turn; the model's own end-of-sequence token when not given."""

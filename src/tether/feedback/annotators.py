@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +71,8 @@ class Rater:
     """A simulated annotator: an opinion, and the ways in which people fall short of theirs.
 
     >>> careful = Rater("brief", lambda text: -len(text) / 10)
-    >>> careful.compare("Hi", ["hello there", "hey"], random.Random(0))
-    Verdict(ranking=(1, 0), strength=2.0, skip=None)
+    >>> careful.compare("Hi", ["hello!", "hey"], random.Random(0))
+    Verdict(ranking=(1, 0), strength=1.0, skip=None)
     """
 
     name: str
@@ -211,3 +211,12 @@ def gold(text: str) -> float:
     True
     """
     return float(_vader_opinions(text).mean())
+
+
+def gold_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """`gold` with the signature of a reward function: texts, or lists of messages, in; their gold scores out.
+
+    >>> gold_reward(["Hi"], ["I love it"]) == gold_reward(["Hi"], [[{"role": "assistant", "content": "I love it"}]])
+    True
+    """
+    return [gold(said if isinstance(said, str) else said[-1]["content"]) for said in completions]

@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def begin(folder: Path, key: str, section: Mapping[str, Any]) -> None:
-    """Readies a stage's folder: what another key left is removed, what this key left unfinished is kept for its resume."""
+    """Readies a stage's folder: what another key left is removed, what this key left unfinished is kept."""
     marker = folder / "started.json"
     started = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
     if started is not None and started["key"] != key:

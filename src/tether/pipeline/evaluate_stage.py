@@ -1,4 +1,4 @@
-"""Evaluation: a policy against a baseline on prompts neither has seen, and the reward model against votes it has not seen."""
+"""Evaluation: a policy against a baseline on new prompts, and the reward model against votes it has not seen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate_stage(place: Place, say: Any) -> dict[str, Any]:
     judge = place.scorer(section.judge, template, device=section.device, token_budget=2048)
     gold = {name: judge(groups) for name, groups in answers.items()}
 
-    metrics = {
+    metrics: dict[str, Any] = {
         "win_rate": win_rate(gold["policy"].tolist(), gold["baseline"].tolist()).as_dict(),
         "kl": policy_kl(answers["policy"], baseline, section.sampling.temperature),
         **{name: behaviour(groups, gold[name].tolist()) for name, groups in answers.items()},
@@ -57,7 +57,6 @@ def evaluate_stage(place: Place, say: Any) -> dict[str, Any]:
 def policy_kl(groups: Sequence[Group], baseline: Any, temperature: float) -> dict[str, Any]:
     """KL(policy ‖ baseline) in nats a response, from the policy's own samples, with its bootstrap interval."""
     ref = infer(baseline, groups, ("logprobs",), temperature=temperature, token_budget=2048).logprobs
-    assert ref is not None
     logprobs = torch.tensor([p for g in groups for p in g.responses[0].logprobs or ()])
     return sequence_kl(logprobs.tolist(), ref.tolist(), [g.responses[0].num_trained for g in groups]).as_dict()
 
@@ -84,11 +83,13 @@ def comparisons_quality(place: Place, section: EvaluateSection, template: Templa
     role = load_scalar(place.model(section.reward), device=section.device, kind="reward", require_head=True)
     groups = place.groups(section.comparisons, template, role.max_tokens, "preference")
     scores = infer(role, groups, ("scores",), token_budget=2048).scores
-    assert scores is not None
     chosen, rejected, first = [], [], 0
     for group in groups:
         ranking = group.labels["ranking"]
-        best, worst = min(range(len(ranking)), key=ranking.__getitem__), max(range(len(ranking)), key=ranking.__getitem__)
+        best, worst = (
+            min(range(len(ranking)), key=ranking.__getitem__),
+            max(range(len(ranking)), key=ranking.__getitem__),
+        )
         chosen.append(scores[first + best].item())
         rejected.append(scores[first + worst].item())
         first += len(ranking)

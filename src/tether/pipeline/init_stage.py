@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tether.data.bpe import train_tokenizer
-from tether.data.load import read_rows
+from tether.data.rows import read_rows
 from tether.pipeline.place import Place
 from tether.pipeline.sections import InitSection
 from tether.train.checkpoint import seed_everything
@@ -20,7 +19,7 @@ def init_stage(place: Place, say: Any) -> dict[str, Any]:
     assert isinstance(section, InitSection)
     folder = place.folder / "model"
     seed_everything(place.seed)
-    train_tokenizer((row["text"] for row in read_rows(section.data).rows), section.vocab_size, folder)
+    train_tokenizer((row["text"] for row in read_rows(section.data)), section.vocab_size, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -30,7 +29,7 @@ def init_stage(place: Place, say: Any) -> dict[str, Any]:
         pad_token_id=tokenizer.pad_token_id,
         **section.architecture.model_dump(),
     )
-    model = LlamaForCausalLM(config).to(torch.float32)
+    model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer):,} tokens")
     return {"metrics": {}, "parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}

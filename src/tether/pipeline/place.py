@@ -55,7 +55,7 @@ class Place:
     def groups(
         self, config: DataConfig, template: Template, max_context: int, need: Any, report_as: str | None = None
     ) -> list[Group]:
-        """The examples a data section names, tokenised. Groups another stage made keep the very tokens they were made of.
+        """The examples a data section names, tokenised; another stage's groups keep their very tokens.
 
         With `report_as`, the data report is written beside the artifact under that name.
         """
@@ -81,7 +81,9 @@ class Place:
             raise InputError(f"{where}: its responses have not been compared; put a `label` stage between")
         made_with = (folder / "tokenizer.hash").read_text(encoding="utf-8")
         if made_with != tokenizer_hash(template):
-            raise InputError(f"{where}: was made with another tokenizer than this stage's model has; use models that share one")
+            raise InputError(
+                f"{where}: was made with another tokenizer than this stage's model has; use models that share one"
+            )
         return from_rows(rows)
 
     def scorer(self, name: str, template: Template, *, device: str, token_budget: int) -> Scorer:
@@ -108,7 +110,7 @@ def tokenizer_hash(template: Template) -> str:
 
 
 def inputs_of(values: Any, keys: dict[str, str], stage: str, field: str = "") -> dict[str, str]:
-    """Field → identity of everything outside its own section a stage reads: stages' keys, files' and functions' content."""
+    """Field → identity of what a stage reads: stages' keys, hashes of files and of functions' modules."""
     if isinstance(values, dict):
         found: dict[str, str] = {}
         for name, value in values.items():

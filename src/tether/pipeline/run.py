@@ -71,13 +71,18 @@ def run_recipe(recipe: Recipe, folder: Path, only_stage: str | None) -> Path:
     with locked(folder):
         keys: dict[str, str] = {}
         began = time.perf_counter()
-        write_json(folder / "recipe.json", {"run": recipe.run.model_dump(), "stages": [s.model_dump() for s in recipe.stages]})
+        write_json(
+            folder / "recipe.json", {"run": recipe.run.model_dump(), "stages": [s.model_dump() for s in recipe.stages]}
+        )
         for stage in recipe.stages:
             place = Place(folder, folder / stage.name, stage, recipe.run.seed if stage.seed is None else stage.seed)
             run_stage(place, keys, skip=only_stage not in (None, stage.name))
         if only_stage is None:
             write_report(folder)
-        print(f"run {recipe.run.name}: done in {time.perf_counter() - began:.1f} s; see {folder / 'report.html'}", flush=True)
+        print(
+            f"run {recipe.run.name}: done in {time.perf_counter() - began:.1f} s; see {folder / 'report.html'}",
+            flush=True,
+        )
     return folder
 
 
@@ -130,7 +135,15 @@ def run_stage(place: Place, keys: dict[str, str], *, skip: bool = False) -> None
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """What an operating system says of a folder it will not let us write to."""
 
-OUTPUTS = ("model", "groups.jsonl", "train.jsonl", "validation.jsonl", "preferences.jsonl", "evaluation.json", "events.jsonl")
+OUTPUTS = (
+    "model",
+    "groups.jsonl",
+    "train.jsonl",
+    "validation.jsonl",
+    "preferences.jsonl",
+    "evaluation.json",
+    "events.jsonl",
+)
 """What of an artifact is hashed into its manifest."""
 
 
@@ -139,4 +152,3 @@ def strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [s for inner in value.values() for s in strings(inner)]
     return [value] if isinstance(value, str) else []
-

@@ -30,7 +30,9 @@ def sample_stage(place: Place, say: Any) -> dict[str, Any]:
     groups: list[Group] = []
     with Progress(section.name, len(prompts)) as progress:
         for first in range(0, len(prompts), PORTION):
-            groups += sampler.generate(prompts[first : first + PORTION], section.num_responses, seed=place.seed)
+            # A seed of its own for each portion: a prompt that comes twice gets other answers.
+            seed = place.seed * 1_000_003 + first
+            groups += sampler.generate(prompts[first : first + PORTION], section.num_responses, seed=seed)
             progress.update(len(groups), {})
     write_jsonl(place.folder / "groups.jsonl", to_rows(groups))
     (place.folder / "tokenizer.hash").write_text(tokenizer_hash(template), encoding="utf-8")

@@ -71,8 +71,8 @@ class LabelSection(StageSection):
     """Votes a comparison gets."""
     held_out: float = Field(default=0.15, gt=0, lt=1)
     """Share of the prompts whose comparisons go to the `validation` split."""
-    noise: float = Field(default=0.0, ge=0, le=1)
-    """Share of votes given at random."""
+    noise: float = Field(default=0.0, ge=0)
+    """Standard deviation of what is added to each annotator's opinion (-1 to 1) of a text each time."""
     guideline: str = "Which reply would you rather get in a friendly chat?"
     """What annotators are asked; versioned with every vote."""
 
@@ -106,5 +106,5 @@ def sections() -> dict[str, type[StageSection]]:
     """Algorithm name → its section of a recipe."""
     from tether.algorithms import ALGORITHMS
 
-    stages = {"init": InitSection, "sample": SampleSection, "label": LabelSection, "evaluate": EvaluateSection}
-    return {**{a.name: a.config for a in ALGORITHMS.values()}, **stages}
+    stages: dict[str, type[StageSection]] = {a.name: a.config for a in ALGORITHMS.values()}
+    return stages | {"init": InitSection, "sample": SampleSection, "label": LabelSection, "evaluate": EvaluateSection}

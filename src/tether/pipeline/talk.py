@@ -16,7 +16,7 @@ class Speaker:
     """A checkpoint that answers."""
 
     def __init__(self, model: str, *, temperature: float, top_p: float, max_new_tokens: int) -> None:
-        """`model` is `base`, a folder (a stage's artifact too) or a hub id. Raises InputError when it is none of them."""
+        """`model` is `base`, a folder (a stage's artifact too) or a hub id. Raises InputError for anything else."""
         made = Path(model) / "model"
         path = resolve_model(str(made) if (made / "config.json").is_file() else model)
         self.template = Template.load(path)

@@ -24,7 +24,7 @@ from tether.types import Algorithm, Group
 
 
 def train_stage(place: Place, say: Any) -> dict[str, Any]:
-    """Trains what the section says, from its newest checkpoint if there is one; returns the summary for the manifest."""
+    """Trains what the section says, from its newest checkpoint if there is one; returns the manifest's summary."""
     section = place.section
     assert isinstance(section, TrainSection)
     algorithm = ALGORITHMS[section.algorithm]

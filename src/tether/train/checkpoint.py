@@ -21,7 +21,8 @@ from tether.errors import InputError
 
 def random_state() -> dict[str, Any]:
     """The state of every generator a library may draw from."""
-    kind, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 -- third parties draw from it
+    state: tuple[Any, ...] = np.random.get_state()  # type: ignore[assignment]  # its stub also allows a dictionary
+    kind, keys, place, has_gauss, gauss = state
     version, words, second = random.getstate()
     return {
         "python": [version, list(words), second],
@@ -36,7 +37,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, words, second = state["python"]
     random.setstate((version, tuple(words), second))
     kind, keys, place, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -45,7 +46,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -80,7 +81,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"checkpoint {found[-1]} cannot be read ({error}); remove it to resume from the one before") from error
+        raise InputError(
+            f"checkpoint {found[-1]} cannot be read ({error}); remove it to resume from the one before"
+        ) from error
     return state
 
 

@@ -1,4 +1,4 @@
-"""What an algorithm is handed: its config, its roles, a sampler and a scorer. It reaches the other rooms only through this."""
+"""What an algorithm is handed, and all it sees of the other rooms: config, roles, a sampler, a scorer."""
 
 from __future__ import annotations
 
@@ -65,10 +65,11 @@ class Context:
         assert self.scorer is not None
         return self.scorer(groups).to(self.device)
 
-    def forward(self, role: str, batch: RolloutBatch, want: tuple[str, ...], **options: Any) -> Outputs:
+    def forward(self, role: str, batch: RolloutBatch, want: tuple[str, ...]) -> Outputs:
         """One forward of a micro-batch, with gradient where enabled."""
         model = self.roles[role]
-        return model(model.lay_out(batch.groups), want, self.temperature, **options)
+        outputs: Outputs = model(model.lay_out(batch.groups), want, self.temperature)
+        return outputs
 
     def infer(self, role: str, groups: Sequence[Group], want: tuple[str, ...]) -> Outputs:
         """Forward without gradient, over as many micro-batches as it takes; flat, in order."""

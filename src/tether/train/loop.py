@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tether.config import OptimConfig
+from tether.config import OptimConfig, TrainConfig
 from tether.errors import InputError
 from tether.models.plan import micro_batches, out_of_memory
 from tether.monitor.console import Progress
@@ -72,10 +72,11 @@ class Run:
 
 
 def num_steps(config: Any, num_groups: int) -> int:
-    """Iterations the recipe asks for."""
-    if config.train.steps is not None:
-        return int(config.train.steps)
-    return max(1, math.ceil((config.train.epochs or 1) * num_groups / config.train.batch_size))
+    """Iterations the recipe asks for; one pass over the data when it does not say."""
+    plan: TrainConfig = config.train
+    if plan.steps is not None:
+        return plan.steps
+    return max(1, math.ceil((plan.epochs or 1) * num_groups / plan.batch_size))
 
 
 def train(run: Run, held_out: Sequence[Group]) -> Metrics:
@@ -121,7 +122,9 @@ def iterate(run: Run, total: int) -> Metrics:
     metrics["optim/lr"] = learning_rate(next(iter(run.optims.values())), ctx.step, total)
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise InputError(f"stage '{ctx.config.name}', step {ctx.step + 1}: {name} is {value}; the newest checkpoint is whole")
+            raise InputError(
+                f"stage '{ctx.config.name}', step {ctx.step + 1}: {name} is {value}; the newest checkpoint is whole"
+            )
     ctx.step += 1
     if ctx.sampler is not None:
         ctx.sampler.policy_version = ctx.step
@@ -162,7 +165,7 @@ def step(run: Run, batch: RolloutBatch) -> Metrics:
         try:
             for members in micro_batches(batch.groups, ctx.token_budget, layout):
                 loss, shares = run.algorithm.loss(ctx, batch.take(members))
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 for name, share in shares.items():
                     metrics[name] = metrics.get(name, 0.0) + share.detach()
             break
@@ -191,7 +194,8 @@ def evaluate(run: Run, held_out: Sequence[Group]) -> Metrics:
         metrics = evaluate_loss(run.algorithm, ctx, held_out)
     run.log.write(ctx.step, "eval", metrics)
     name = run.algorithm.select
-    score = -metrics[name[1:]] if name.startswith("-") else metrics.get(name, metrics.get("eval/proxy", 0.0))
+    measured = metrics[name.removeprefix("-")] if name.removeprefix("-") in metrics else metrics["eval/proxy"]
+    score = -float(measured) if name.startswith("-") else float(measured)
     if ctx.config.train.keep == "best" and (not run.best or score > run.best[0]):
         run.best = [score, float(ctx.step)]
         role = next(iter(ctx.roles.values()))

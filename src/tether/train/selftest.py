@@ -55,7 +55,9 @@ def dropout_off(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> 
         live = [(p, m.p) for p, m in role.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training]
         role.train(False)
         if live and name not in wanted:
-            return f"dropout is on in role '{name}' (module {live[0][0]}, p={live[0][1]}); it must be off in training mode too"
+            return (
+                f"dropout is on in role '{name}' (module {live[0][0]}, p={live[0][1]}); it must be off, in training too"
+            )
     return None
 
 
@@ -70,8 +72,8 @@ def stop_token_trained(algorithm: Algorithm, ctx: Context, groups: Sequence[Grou
                 return None
     token = ctx.template.decode([ctx.template.end_id]) or str(ctx.template.end_id)
     return (
-        f"the end-of-turn token {token!r} (id {ctx.template.end_id}) is in the loss of none of {len(groups)} responses, so the "
-        "model would never learn to stop; set `end_of_turn` to the token that closes a turn in this chat template"
+        f"the end-of-turn token {token!r} (id {ctx.template.end_id}) is in the loss of none of {len(groups)} responses, so "
+        "the model would never learn to stop; set `end_of_turn` to the token that closes a turn in this chat template"
     )
 
 
@@ -111,13 +113,12 @@ def ratio_one(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> st
         return None
     answered = ctx.sampler.generate([g.prompt for g in groups[:PROBE]], 1, seed=ctx.seed)
     policy = ctx.infer("policy", answered, ("logprobs",)).logprobs
-    assert policy is not None
     sampled = policy.new_tensor([p for g in answered for p in g.responses[0].logprobs or ()])
     gap = (policy - sampled).abs().max().item()
     if not gap <= tolerance(ctx):
         return (
-            f"before any update the log-ratio of policy to sampler reaches {gap:.2g} where it must be 0: sampler and trainer "
-            "disagree on weights, temperature or end-of-turn"
+            f"before any update the log-ratio of policy to sampler reaches {gap:.2g} where it must be 0: sampler and "
+            "trainer disagree on weights, temperature or end-of-turn"
         )
     return None
 
@@ -127,10 +128,11 @@ def kl_start(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str
     if "reference" not in ctx.roles or ctx.config.kl.start == "any":
         return None
     probe = probes(ctx, groups)
-    gap = ctx.infer("policy", probe, ("logprobs",)).logprobs - ctx.infer("reference", probe, ("logprobs",)).logprobs
-    if not gap.abs().max().item() <= tolerance(ctx):
+    policy, reference = (ctx.infer(name, probe, ("logprobs",)).logprobs for name in ("policy", "reference"))
+    gap = (policy - reference).abs().max().item()
+    if not gap <= tolerance(ctx):
         return (
-            f"the reference is not the policy the run starts from (log-probs differ by up to {gap.abs().max().item():.2g} nats); "
+            f"the reference is not the policy the run starts from (log-probs differ by up to {gap:.2g} nats); "
             f'give the same model, or say kl.start = "any"'
         )
     return None
@@ -143,5 +145,5 @@ def rewards_spread(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) 
     answered = ctx.sampler.generate([g.prompt for g in groups[: 4 * PROBE]], 2, seed=ctx.seed)
     rewards = ctx.score(answered)
     if not rewards.std(unbiased=False).item() > 0:
-        return f"the reward of {len(rewards)} sampled responses is {rewards[0].item():g} for every one: there is nothing to learn"
+        return f"the reward is {rewards[0].item():g} for each of {len(rewards)} sampled responses: there is nothing to learn"
     return None

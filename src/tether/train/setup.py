@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from typing import Literal
 
 from torch import nn
 
-from tether.errors import InputError
 from tether.models.load import load_policy, load_scalar
 from tether.models.role import Role
 from tether.types import RoleSpec
@@ -16,7 +15,9 @@ Resolve = Callable[[str], str]
 """A model as the recipe names it → a folder or hub id."""
 
 
-def build_role(spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, layout: str, seed: int) -> Role:
+def build_role(
+    spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, layout: Literal["auto", "rows", "tree"], seed: int
+) -> Role:
     """Loads one role; frozen when it has no optimiser."""
     path = resolve(spec.model)
     if spec.kind == "policy":
@@ -34,7 +35,7 @@ def build_role(spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, lay
 
 
 def add_embedding_noise(role: Role, alpha: float) -> None:
-    """NEFTune (Jain et al. 2023): uniform noise in ±α/√(T·d) on the embeddings (B, T, d) of every forward with gradient."""
+    """NEFTune (Jain et al. 2023): uniform noise in ±α/√(T·d) on the embeddings (B, T, d) where there is gradient."""
 
     def noisy(module: nn.Module, inputs: object, output):  # type: ignore[no-untyped-def]
         if not output.requires_grad:

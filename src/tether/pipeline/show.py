@@ -1,0 +1,92 @@
+"""What a run came to: its stages' manifests as one table of facts, and the report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from tether.errors import InputError
+from tether.monitor.findings import as_evaluation
+from tether.monitor.lineage import Edge
+from tether.monitor.log import read_events
+from tether.monitor.report import RunReport, StageReport
+from tether.monitor.report import write_report as write
+from tether.monitor.samples import gather_samples, versus_samples
+from tether.pipeline.artifacts import MANIFEST, read_manifest
+
+
+def manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, manifest) of the finished stages of a run in the recipe's order, or of a stage run on its own.
+
+    Raises:
+        InputError: nothing is finished there.
+    """
+    if (folder / MANIFEST).is_file():
+        places = [folder]
+    elif (folder / "recipe.json").is_file():
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        places = [folder / stage["name"] for stage in recipe["stages"]]
+    else:
+        raise InputError(f"{folder}: holds no run; expected the folder `tether run` or `tether sft|reward|ppo` wrote")
+    found = [(place, manifest) for place in places if (manifest := read_manifest(place)) is not None]
+    if not found:
+        raise InputError(f"{folder}: no stage of this run is finished yet")
+    return found
+
+
+def show(folder: str | Path) -> dict[str, Any]:
+    """Stage → what it came to; durations under `timing`, so that the rest is the same for every run of a recipe."""
+    found = manifests(Path(folder))
+    stages = {m["name"]: {"algorithm": m["algorithm"], "key": m["key"], **m["summary"]} for _, m in found}
+    return {"stages": stages, "timing": {m["name"]: m["timing"]["seconds"] for _, m in found}}
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes `report.html` and `report.json` into the run's folder."""
+    run = Path(folder)
+    found = manifests(run)
+    names = {manifest["key"]: manifest["name"] for _, manifest in found}
+    stages = [stage_report(place, manifest) for place, manifest in found]
+    lineage = [
+        Edge(names[key], manifest["name"], field)
+        for _, manifest in found
+        for field, key in manifest["inputs"].items()
+        if key in names
+    ]
+    evaluated = next(((place, m) for place, m in reversed(found) if m["algorithm"] == "evaluate"), None)
+    during = [(stage.name, stage.events) for stage in stages]
+    report = RunReport(
+        title=run.resolve().name,
+        stages=stages,
+        samples=versus_samples(evaluation_rows(evaluated[0])) if evaluated else gather_samples(during),
+        evaluation=as_evaluation(evaluated[1]["summary"]["metrics"], evaluated[1]["section"]["baseline"])
+        if evaluated
+        else {},
+        lineage=lineage,
+        environment={"python": platform.python_version(), "tether": found[0][1]["version"]},
+    )
+    return write(report, run / "report.html")
+
+
+def stage_report(place: Path, manifest: dict[str, Any]) -> StageReport:
+    """One stage's part of the report."""
+    data = place / "data.json"
+    return StageReport(
+        name=manifest["name"],
+        algorithm=manifest["algorithm"],
+        status="done",
+        summary=manifest["summary"],
+        events=read_events(place),
+        data_report=json.loads(data.read_text(encoding="utf-8")) if data.is_file() else None,
+        inputs=manifest["inputs"],
+        key=manifest["key"],
+        seconds=manifest["timing"]["seconds"],
+    )
+
+
+def evaluation_rows(place: Path) -> list[dict[str, Any]]:
+    """Held-out answers of the evaluation, side by side."""
+    rows: list[dict[str, Any]] = json.loads((place / "evaluation.json").read_text(encoding="utf-8"))["samples"]
+    return rows
