@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -152,9 +151,3 @@ def group(prompt: int, *responses: int, seed: int = 0) -> Group:
 def groups() -> list[Group]:
     """Groups of unlike shapes: different K, one-token responses, a response longer than any window."""
     return [group(7, 5, 1, 9, seed=1), group(3, 12, seed=2), group(11, 2, 2, seed=3)]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore::FutureWarning:transformers"))

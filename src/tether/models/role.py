@@ -62,7 +62,13 @@ class Role(nn.Module):
         if scalar_head is None and kind != "policy":
             self.hf.score.float()
         if gradient_checkpointing:
-            self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+            if not self.hf.supports_gradient_checkpointing:
+                raise InputError(
+                    f"{type(hf).__name__} cannot recompute activations; set gradient_checkpointing to false"
+                )
+            # Renamed after transformers 5.17.
+            enable = getattr(self.hf, "activation_checkpointing_enable", None) or self.hf.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self.train(False)
 
     @property
