@@ -9,7 +9,7 @@ import pytest
 from tether.errors import InputError
 from tether.feedback.aggregate import Tally, log_odds, majority, margin_of, mean_strength, tally
 from tether.feedback.export import Export
-from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.records import Answer, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.store import Store
 
 
@@ -105,8 +105,9 @@ def test_a_split_is_by_prompt_and_of_the_share_asked_for(tmp_path):
         ids = store.add_responses([NewResponse(p, t) for p in prompts for t in "ABC"])
         items = [NewItem(pair, 1) for i in range(0, 1200, 3) for pair in (ids[i : i + 2], ids[i + 1 : i + 3])]
         store.add_items(items)
-        for held in store.claim_many(user, 800):
-            store.submit(held.id, {r.id: n for n, r in enumerate(held.responses)}, str(held.id), guideline=1)
+        held = store.claim_many(user, 800)
+        votes = [{r.id: n for n, r in enumerate(h.responses)} for h in held]
+        store.submit_many([Answer(h.id, str(h.id), 1, vote) for h, vote in zip(held, votes, strict=True)])
         rows = store.export(how=Export(held_out=0.25))
     test = {r["prompt"] for r in rows if r["split"] == "test"}
     train = {r["prompt"] for r in rows if r["split"] == "train"}

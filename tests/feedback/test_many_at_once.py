@@ -1,0 +1,116 @@
+"""Several real processes on one SQLite file, some of them killed: the promises of the store's first lines."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tether.feedback.records import NewItem, NewPrompt, NewResponse
+from tether.feedback.store import Store
+
+LEASE = 0.5  # where annotators are killed; a slow machine lets some living ones run late too
+LABEL = """
+import random, sys, time
+from tether.errors import InputError
+from tether.feedback.store import Store
+store = Store.open(sys.argv[1], lease=float(sys.argv[3]))
+user, rng = store.add_user(sys.argv[2]), random.Random(sys.argv[2])
+while claims := store.claim_many(user, rng.randint(1, 4)):
+    for claim in claims:
+        time.sleep(float(sys.argv[4]))
+        key = f"{user}/{claim.item}"
+        ranking = {r.id: rank for rank, r in enumerate(claim.responses)}
+        try:
+            for _ in range(1 + (rng.random() < 0.2)):  # some answers are sent twice
+                done = store.submit(claim.id, ranking, key, guideline=1)
+        except InputError as late:
+            assert "time ran out" in str(late)
+        else:
+            print(done.id, key, flush=True)
+"""
+
+
+def ask(file: Path, num: int, overlap: int) -> None:
+    with Store.open(file) as store:
+        store.add_guideline("g")
+        prompts = store.add_prompts([NewPrompt(f"p{i}") for i in range(num)])
+        ids = store.add_responses([NewResponse(p, t) for p in prompts for t in "AB"])
+        store.add_items([NewItem(ids[2 * i : 2 * i + 2], overlap) for i in range(num)])
+
+
+def annotate(file: Path, name: str, lease: float = 600, pace: float = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LABEL, str(file), name, str(lease), str(pace)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def acknowledged(worker: subprocess.Popen[str]) -> dict[int, str]:
+    lines = worker.communicate(timeout=250)[0].splitlines(keepends=True)
+    told = [line.split() for line in lines if line.endswith("\n")]
+    return {int(number): key for number, key in told}
+
+
+def check_all_done(file: Path, num: int, overlap: int, told: dict[int, str]) -> None:
+    with sqlite3.connect(file) as db:
+        stored = dict(db.execute("SELECT id, submit_key FROM judgements"))
+        done = [d for (d,) in db.execute("SELECT done FROM items")]
+        votes = Counter(db.execute("SELECT item_id, user_id FROM judgements"))
+        health = db.execute("PRAGMA integrity_check").fetchall()
+    db.close()
+    assert told.items() <= stored.items()  # nothing acknowledged was lost or changed
+    assert done == [overlap] * num
+    assert len(stored) == num * overlap == len(votes)  # each item answered `overlap` times, by different users
+    assert sorted(stored) == list(range(1, len(stored) + 1))
+    assert health == [("ok",)]
+
+
+def test_four_processes_share_the_work(tmp_path):
+    file = tmp_path / "votes.db"
+    ask(file, num=60, overlap=3)
+    workers = [annotate(file, f"user {i}") for i in range(4)]
+    told = [acknowledged(worker) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert sum(map(len, told)) == 180
+    check_all_done(file, 60, 3, {k: v for one in told for k, v in one.items()})
+
+
+@pytest.mark.slow
+def test_killed_processes_lose_nothing_that_was_acknowledged(tmp_path):
+    file = tmp_path / "votes.db"
+    ask(file, num=100, overlap=2)
+    rng = random.Random(0)
+    told: dict[int, str] = {}
+    killed = 0
+    for _ in range(3):
+        workers = [annotate(file, f"user {i}", LEASE, pace=0.01) for i in range(3)]
+        for worker in workers:
+            assert worker.stdout is not None
+            first = worker.stdout.readline()  # it is at work; now let it get somewhere
+            if first:
+                told[int(first.split()[0])] = first.split()[1]
+        time.sleep(rng.uniform(0.0, 0.1))
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+        for worker in workers:
+            told |= acknowledged(worker)
+            killed += worker.returncode == -signal.SIGKILL
+    assert killed >= 6
+    assert 0 < len(told) < 200
+    time.sleep(LEASE)  # what the dead held is free again
+    for i in range(3):
+        told |= acknowledged(annotate(file, f"user {i}"))
+    check_all_done(file, 100, 2, told)
+
+
+def test_processes_that_open_a_new_store_at_once_make_one(tmp_path):
+    script = "import sys; from tether.feedback.store import Store; print(Store.open(sys.argv[1]).add_user('me'))"
+    command = [sys.executable, "-c", script, str(tmp_path / "new.db")]
+    openers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [opener.communicate(timeout=250)[0].strip() for opener in openers] == ["1"] * 4
