@@ -1,79 +1,154 @@
 """Before the first step: is this set-up one that can be right? If not, refuse, and say why.
 
-Each check returns None or one sentence. They run on the real models and the real data, cost about a second, and leave
-every random state as it was. Sources: the issue lists of the field, where each of these ran for days unnoticed.
+A check passes, does not apply, or returns one sentence. Checks run on the real models and the real data, cost about a
+second on a small model, and leave every random state as it was. Sources: the issue lists of the field, where each of
+these ran for days unnoticed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tether.errors import InputError
+from tether.math.preference_losses import ranking_pairs
 from tether.models.plan import infer
+from tether.models.role import Role
 from tether.train.checkpoint import random_state, set_random_state
 from tether.train.context import Context
 from tether.types import Algorithm, Group, Response
 
 PROBE = 8
-"""Groups looked at."""
+"""Groups whose log-probs are looked at."""
+PROMPTS = 32
+"""Prompts answered, twice each, by an algorithm that samples."""
+
+
+class Case(NamedTuple):
+    """What a check looks at."""
+
+    algorithm: Algorithm
+    ctx: Context
+    groups: Sequence[Group]
+    """All training examples."""
+    answered: Sequence[Group]
+    """Two sampled answers to each of a few prompts; empty where nothing samples."""
+
+    def probes(self) -> list[Group]:
+        """A few groups with responses: sampled ones, or the data's own."""
+        return list((self.answered or self.groups)[:PROBE])
+
+
+class Outcome(Enum):
+    """Of a check that found nothing wrong."""
+
+    PASSED = "passed"
+    DOES_NOT_APPLY = "does not apply"
+
+
+Check = Callable[[Case], Outcome | str]
 
 
 def selftest(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> list[str]:
-    """Runs every check that applies and returns their names.
+    """Runs every check and returns the names of those that applied.
 
     Raises:
         InputError: one check failed; the sentence names the cause.
     """
     before = random_state()
     passed = []
-    for check in (dropout_off, stop_token_trained, same_in_any_batch, ratio_one, kl_start, rewards_spread):
-        problem = check(algorithm, ctx, groups)
-        if problem is not None:
-            raise InputError(f"stage '{ctx.config.name}' refused by the self-test ({check.__name__}): {problem}")
-        passed.append(check.__name__)
-    set_random_state(before)
+    try:
+        answered: Sequence[Group] = ()
+        if ctx.sampler is not None:
+            answered = ctx.sampler.generate([g.prompt for g in groups[:PROMPTS]], 2, seed=ctx.seed)
+        case = Case(algorithm, ctx, groups, answered)
+        for check in CHECKS:
+            outcome = check(case)
+            if isinstance(outcome, str):
+                raise InputError(f"stage '{ctx.config.name}' refused by the self-test ({check.__name__}): {outcome}")
+            if outcome is Outcome.PASSED:
+                passed.append(check.__name__)
+    finally:
+        set_random_state(before)
     return passed
 
 
-Check = Callable[[Algorithm, Context, Sequence[Group]], str | None]
-
-
-def tolerance(ctx: Context) -> float:
-    """Largest log-prob difference taken for rounding, in nats: by dtype."""
-    dtype = next(next(iter(ctx.roles.values())).parameters()).dtype
-    return 1e-3 if dtype == torch.float32 else 0.15
-
-
-def dropout_off(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str | None:
+def dropout_off(case: Case) -> Outcome | str:
     """Dropout makes the log-probs of one token differ between two forwards, so that ratios are not 1 and KLs not 0."""
-    wanted = {name for name, spec in algorithm.roles(ctx.config).items() if spec.dropout}
-    for name, role in ctx.roles.items():
+    wanted = {name for name, spec in case.algorithm.roles(case.ctx.config).items() if spec.dropout}
+    for name, role in case.ctx.roles.items():
+        if name in wanted:
+            continue
+        still = forward(case, role, case.probes()[:2])
+        found = next(live_dropout(role), None)  # as it was loaded, and as the loop will set it
         role.train(True)
-        live = [(p, m.p) for p, m in role.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training]
+        found = found or next(live_dropout(role), None)
+        gap = largest(forward(case, role, case.probes()[:2]) - still)
         role.train(False)
-        if live and name not in wanted:
+        if found:
             return (
-                f"dropout is on in role '{name}' (module {live[0][0]}, p={live[0][1]}); it must be off, in training too"
+                f"dropout is on in role '{name}' (module {found[0]}, p={found[1]:g}); it must be off in every role, "
+                "in training too"
             )
-    return None
+        if not gap <= tolerance(role):
+            return f"role '{name}' gives other {WANT[role.kind]} in training than in evaluation (by {gap:.2g})"
+    return Outcome.PASSED
 
 
-def stop_token_trained(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str | None:
+def live_dropout(role: Role) -> Iterator[tuple[str, float]]:
+    """Where dropout acts now, and its rate: dropout modules, and rates that a module passes to a function."""
+    for path, module in role.named_modules():
+        if not module.training:
+            continue
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            rates = [module.p]
+        else:
+            rates = [rate for name, rate in vars(module).items() if "drop" in name and isinstance(rate, float)]
+        yield from ((path or "the model itself", rate) for rate in rates if rate > 0)
+
+
+def same_in_any_batch(case: Case) -> Outcome | str:
+    """Outputs must not depend on which examples share a batch, nor on the layout."""
+    probes = case.probes()
+    alone = [Group(g.prompt, (r,)) for g in probes for r in g.responses]
+    for name, role in case.ctx.roles.items():
+        together = forward(case, role, probes)
+        if not together.isfinite().all():
+            return f"role '{name}' gives {WANT[role.kind]} that are not finite: its weights are damaged"
+        gap = largest(torch.cat([forward(case, role, [g]) for g in alone]) - together)
+        if not gap <= 10 * tolerance(role):
+            return (
+                f"{WANT[role.kind]} of role '{name}' change by {gap:.2g} with the examples beside them in the batch "
+                f"(layout {role.layout}); they must not depend on batch, padding or layout"
+            )
+    return Outcome.PASSED
+
+
+def stop_token_trained(case: Case) -> Outcome | str:
     """A model whose end-of-turn token is never in the loss never learns to stop."""
-    if algorithm.data != "responses":
-        return None
-    stops = ctx.template.stop_ids
-    for group in groups:
-        for response in group.responses:
-            if any(t in stops for t in trained_tokens(response)):
-                return None
-    token = ctx.template.decode([ctx.template.end_id]) or str(ctx.template.end_id)
+    if case.algorithm.data != "responses":
+        return Outcome.DOES_NOT_APPLY
+    template = case.ctx.template
+    stops = template.stop_ids if case.ctx.config.end_of_turn is None else {template.end_id}
+    responses = [r for g in case.groups for r in g.responses]
+    if any(token in stops for r in responses for token in trained_tokens(r)):
+        return Outcome.PASSED
+    token = template.decode([template.end_id], special=True)
+    cut = sum(not r.ended for r in responses)
+    if cut == len(responses):
+        cause = "every response was cut before its end; raise data.max_tokens, or set data.on_too_long to drop"
+    elif any(t in stops for r in responses for t in r.token_ids):
+        cause = "it stands in responses, but outside what is trained"
+    else:
+        cause = "set end_of_turn to the token that closes a turn in this data"
     return (
-        f"the end-of-turn token {token!r} (id {ctx.template.end_id}) is in the loss of none of {len(groups)} responses, so "
-        "the model would never learn to stop; set `end_of_turn` to the token that closes a turn in this chat template"
+        f"the end-of-turn token {token!r} (id {template.end_id}) is in the loss of none of {len(responses)} responses, "
+        f"so the model would never learn to stop: {cause}"
     )
 
 
@@ -83,67 +158,92 @@ def trained_tokens(response: Response) -> list[int]:
     return [t for t, k in zip(response.token_ids, kept, strict=True) if k]
 
 
-def same_in_any_batch(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str | None:
-    """Log-probs and scores must not depend on which examples share a batch, nor on the layout."""
-    probe = probes(ctx, groups)
-    for name, role in ctx.roles.items():
-        want = {"policy": ("logprobs",), "reward": ("scores",), "value": ("values",)}[role.kind]
-        together = infer(role, probe, want, temperature=ctx.temperature)
-        alone = [infer(role, [g], want, temperature=ctx.temperature, token_budget=1) for g in probe]
-        column = want[0]
-        gap = (getattr(together, column) - torch.cat([getattr(a, column) for a in alone])).abs().max().item()
-        if not gap <= tolerance(ctx) * 10:
-            return (
-                f"{column} of role '{name}' change by {gap:.2g} with the examples beside them in the batch "
-                f"(layout {role.layout}); they must not depend on batch or padding"
-            )
-    return None
+def comparisons_labelled(case: Case) -> Outcome | str:
+    """A group that ranks nothing above anything teaches nothing; a margin that is asked for must be there."""
+    if case.algorithm.data != "preference":
+        return Outcome.DOES_NOT_APPLY
+    for i, group in enumerate(case.groups):
+        name = group.prompt.meta.get("id", f"number {i}")
+        if not ranking_pairs(group.labels["ranking"]):
+            return f"the ranking of group {name} puts no response above another; leave such groups out"
+        if getattr(case.ctx.config, "margin", None) == "label" and "margin" not in group.labels:
+            return f'margin = "label", but group {name} has no margin; give every row one, or say margin = "none"'
+    return Outcome.PASSED
 
 
-def probes(ctx: Context, groups: Sequence[Group]) -> list[Group]:
-    """A few groups with responses: the data's own, or a short made-up response to its prompts."""
-    chosen = list(groups[:PROBE])
-    made_up = Response((*(t for g in chosen[:1] for t in g.prompt.token_ids[-4:]), ctx.template.end_id))
-    return [g if g.responses else Group(g.prompt, (made_up,)) for g in chosen]
-
-
-def ratio_one(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str | None:
+def ratio_one(case: Case) -> Outcome | str:
     """The sampler's log-probs and the trainer's, of the same weights and tokens, must be one number."""
-    if ctx.sampler is None:
-        return None
-    answered = ctx.sampler.generate([g.prompt for g in groups[:PROBE]], 1, seed=ctx.seed)
-    policy = ctx.infer("policy", answered, ("logprobs",)).logprobs
-    sampled = policy.new_tensor([p for g in answered for p in g.responses[0].logprobs or ()])
-    gap = (policy - sampled).abs().max().item()
-    if not gap <= tolerance(ctx):
+    if not case.answered:
+        return Outcome.DOES_NOT_APPLY
+    answered = case.answered[:PROBE]
+    policy = forward(case, case.ctx.roles["policy"], answered)
+    sampled = policy.new_tensor([p for g in answered for r in g.responses for p in r.logprobs or ()])
+    gap = largest(policy - sampled)
+    if not gap <= tolerance(case.ctx.roles["policy"]):
         return (
             f"before any update the log-ratio of policy to sampler reaches {gap:.2g} where it must be 0: sampler and "
             "trainer disagree on weights, temperature or end-of-turn"
         )
-    return None
+    return Outcome.PASSED
 
 
-def kl_start(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str | None:
+def kl_start(case: Case) -> Outcome | str:
     """With `kl.start = 0` the reference is the policy the run starts from."""
-    if "reference" not in ctx.roles or ctx.config.kl.start == "any":
-        return None
-    probe = probes(ctx, groups)
-    policy, reference = (ctx.infer(name, probe, ("logprobs",)).logprobs for name in ("policy", "reference"))
-    gap = (policy - reference).abs().max().item()
-    if not gap <= tolerance(ctx):
+    roles = case.ctx.roles
+    if "reference" not in roles or case.ctx.config.kl.start == "any":
+        return Outcome.DOES_NOT_APPLY
+    policy, reference = (forward(case, roles[name], case.probes()) for name in ("policy", "reference"))
+    gap = largest(policy - reference)
+    # The same weights by the same path: the same bits, but for kernels that choose by memory address.
+    if not gap <= tolerance(roles["policy"]) / 10:
         return (
             f"the reference is not the policy the run starts from (log-probs differ by up to {gap:.2g} nats); "
-            f'give the same model, or say kl.start = "any"'
+            'give the same model, or say kl.start = "any"'
         )
-    return None
+    return Outcome.PASSED
 
 
-def rewards_spread(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> str | None:
+def rewards_spread(case: Case) -> Outcome | str:
     """A reward that is the same for every response teaches nothing."""
-    if ctx.sampler is None or ctx.scorer is None:
-        return None
-    answered = ctx.sampler.generate([g.prompt for g in groups[: 4 * PROBE]], 2, seed=ctx.seed)
-    rewards = ctx.score(answered)
-    if not rewards.std(unbiased=False).item() > 0:
-        return f"the reward is {rewards[0].item():g} for each of {len(rewards)} sampled responses: there is nothing to learn"
-    return None
+    if not case.answered or case.ctx.scorer is None:
+        return Outcome.DOES_NOT_APPLY
+    rewards = case.ctx.score(case.answered)
+    if not bool((rewards != rewards[0]).any()):
+        return (
+            f"the reward is {rewards[0].item():g} for each of {len(rewards)} sampled responses: nothing to learn from"
+        )
+    return Outcome.PASSED
+
+
+CHECKS: tuple[Check, ...] = (
+    dropout_off,
+    same_in_any_batch,
+    stop_token_trained,
+    comparisons_labelled,
+    ratio_one,
+    kl_start,
+    rewards_spread,
+)
+"""In this order: a later check may rest on an earlier one."""
+
+WANT = {"policy": "logprobs", "reward": "scores", "value": "values"}
+"""Kind of role → the output that is compared."""
+
+
+def forward(case: Case, role: Role, groups: Sequence[Group]) -> Tensor:
+    """The role's own output for `groups`, flat, without gradient, at the run's temperature."""
+    want = WANT[role.kind]
+    ctx = case.ctx
+    out = infer(role, groups, (want,), temperature=ctx.temperature, token_budget=ctx.token_budget)
+    column: Tensor = getattr(out, want)
+    return column
+
+
+def largest(gap: Tensor) -> float:
+    """The largest magnitude; infinite where something is not a number."""
+    return gap.abs().nan_to_num(nan=math.inf).max().item()
+
+
+def tolerance(role: Role) -> float:
+    """Largest difference of two log-probs taken for rounding, in nats: by dtype."""
+    return 1e-3 if next(role.parameters()).dtype == torch.float32 else 0.15
