@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import Any
+import sys
 
 import pytest
 
@@ -113,13 +112,6 @@ def test_unknown_names() -> None:
 
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "chitchat_dataset":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "chitchat_dataset", None)
     with pytest.raises(InputError, match=r"tether-rlhf\[demo\]"):
-        demo.conversations.__wrapped__()
+        demo.read_demo("chitchat-chat", "train")

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tether.config import DataConfig
-from tether.data.load import Need, load_groups
+from tether.data.load import USABLE, Need, load_groups
 from tether.data.report import DataReport, histogram, shared_prompts
 from tether.data.template import Template
 from tether.errors import InputError
@@ -166,7 +166,7 @@ def test_a_prompt_needs_room_for_an_answer(load: Any) -> None:
     ],
 )
 def test_the_wrong_kind_of_data(load: Any, row: dict[str, Any], need: Need) -> None:
-    with pytest.raises(InputError, match=f"but this stage learns from {need}"):
+    with pytest.raises(InputError, match=f"but this stage learns from {USABLE[need][0]}"):
         load([row], need)
 
 

@@ -80,7 +80,7 @@ BROKEN = [
     ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"line 2: not UTF-8 text \(byte 24\)"),
     ("a.csv", b"text\n\xe9\n", r"line 2: not UTF-8 text \(byte 5\)"),
     ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
-    ("a.jsonl", b'{"text": "a"}\n\n["a"]\n', "line 3: is list, not an object"),
+    ("a.jsonl", b'{"text": "a"}\n\n["a"]\n', "line 3: is a list, not an object"),
     ("a.json", b'[{"text": "a"},\n oops]', "line 2: not valid JSON"),
     ("a.json", b'{"text": "a"}\n{"text": "b"}', r"one object a line use \.jsonl"),
     ("a.json", b'{"text": "a"}', "must be a list of objects"),
@@ -115,7 +115,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             read_rows(DataConfig(path=path))
     with pytest.raises(InputError, match="neither a file here nor data that `datasets` can load"):
         read_rows(DataConfig(path="nobody/nothing"))
-    with pytest.raises(InputError, match="neither a file here nor data"):
+    with pytest.raises(InputError, match="a folder that `datasets` cannot load"):
         read_rows(DataConfig(path=str(tmp_path)))
     with pytest.raises(InputError, match="there is no data set demo:chat"):
         read_rows(DataConfig(path="demo:chat"))

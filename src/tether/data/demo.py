@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,13 +58,20 @@ class Conversation(NamedTuple):
 
 def read_demo(name: str, split: str) -> list[Row]:
     """The rows of one split of `demo:name`. Raises InputError for an unknown name or split, or a missing package."""
+    check_demo(name, split)
+    if name == "chitchat-text":
+        return _text_rows(split)
+    return list(_prompted()[name, split])
+
+
+def check_demo(name: str, split: str) -> None:
+    """InputError for an unknown name or split, or a missing package; nothing is read."""
     if name not in NAMES:
         raise InputError(f"there is no data set demo:{name}; there are {', '.join('demo:' + known for known in NAMES)}")
     if split not in SPLITS:
         raise InputError(f"demo:{name} has no split {split!r}; it has {', '.join(SPLITS)}")
-    if name == "chitchat-text":
-        return _text_rows(split)
-    return list(_prompted()[name, split])
+    if find_spec("chitchat_dataset") is None:
+        raise InputError("demo data needs the package chitchat_dataset: pip install 'tether-rlhf[demo]'")
 
 
 def clean(utterances: Sequence[str]) -> str | None:
@@ -100,10 +108,8 @@ def split_of(conversation_id: str) -> str:
 @functools.cache
 def conversations() -> tuple[Conversation, ...]:
     """All conversations in which somebody answered, in hash order."""
-    try:
-        import chitchat_dataset
-    except ImportError:
-        raise InputError("demo data needs the package chitchat_dataset: pip install 'tether-rlhf[demo]'") from None
+    import chitchat_dataset
+
     raw = json.loads((Path(chitchat_dataset.__file__).parent / "dataset.json").read_text(encoding="utf-8"))
     found = (_conversation(key, raw[key]) for key in sorted(raw, key=lambda key: _hash("order", key)))
     return tuple(c for c in found if c.segments)

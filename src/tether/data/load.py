@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from tether.config import DataConfig
-from tether.data.formats import Example, detect, understand
+from tether.data.demo import check_demo
+from tether.data.formats import FORMATS, Example, detect, understand
 from tether.data.report import DataReport, build_report
-from tether.data.rows import read_rows
+from tether.data.rows import Row, read_rows
 from tether.data.template import Template
 from tether.errors import InputError
 from tether.types import Group, Prompt, Response
@@ -37,14 +39,9 @@ def load_groups(
     Raises:
         InputError: bad data (file, row and column named), the wrong kind of data, or no example left.
     """
-    source, limit = f"{config.path} [{config.split}]", min(config.max_tokens or max_context, max_context)
+    source, limit = _source(config), min(config.max_tokens or max_context, max_context)
     rows = read_rows(config)
-    found = detect(list(rows[0]), source) if config.format == "auto" else config.format
-    if need == "prompts" and found == "prompt_response":
-        found = "prompts"  # the answer is then a column like any other: a reward function's reference
-    if found not in USABLE[need]:
-        usable = " or ".join(USABLE[need])
-        raise InputError(f"{source}: holds {found} data, but this stage learns from {need}: {usable}")
+    found = usable_format(rows[0], config, need)
     examples = understand(rows, found, source, config.split)
     dropped: Counter[str] = Counter()
     if need == "text":
@@ -55,6 +52,37 @@ def load_groups(
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no tokens"
         raise InputError(f"{source}: no example is left of {len(rows)} ({reasons})")
     return groups, build_report(source, found, len(rows), groups, truncated, dropped, template)
+
+
+def check_data(config: DataConfig, need: Need) -> None:
+    """Reads what can be read without a tokenizer: all rows of a file, the first of what `datasets` loads.
+
+    Raises:
+        InputError: as `load_groups`, of what is wrong with the data whatever the model.
+    """
+    if config.path.startswith("demo:"):
+        check_demo(config.path.removeprefix("demo:"), config.split)
+        return
+    rows = read_rows(config if Path(config.path).is_file() else config.model_copy(update={"limit": 1}))
+    understand(rows, usable_format(rows[0], config, need), _source(config), config.split)
+
+
+def usable_format(row: Row, config: DataConfig, need: Need) -> str:
+    """The format of the data whose first row this is. InputError when a stage that needs `need` cannot use it."""
+    source = _source(config)
+    found = detect(list(row), source) if config.format == "auto" else config.format
+    if need == "prompts" and found == "prompt_response":
+        found = "prompts"  # the answer is then a column like any other: a reward function's reference
+    if found not in USABLE[need]:
+        usable = " or ".join(f"{name} ({' + '.join(FORMATS[name])})" for name in USABLE[need])
+        raise InputError(
+            f"{source}: holds {found} data (columns {', '.join(row)}), but this stage learns from {usable}"
+        )
+    return found
+
+
+def _source(config: DataConfig) -> str:
+    return f"{config.path} [{config.split}]"
 
 
 def blocks(examples: Sequence[Example], template: Template, limit: int) -> list[Group]:

@@ -71,7 +71,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 place = f"{path}, line {number}"
                 raise InputError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from None
             if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: is {type(row).__name__}, not an object with named columns")
+                raise InputError(f"{path}, line {number}: is a {type(row).__name__}, not an object with named columns")
             yield row
 
 
@@ -128,22 +128,33 @@ def _saved(config: DataConfig) -> Iterator[Row]:
                     raise InputError(f"{config.path}: has no split '{config.split}'; it has {', '.join(found)}")
                 found = found[config.split]
             return iter(found)
-        return iter(datasets.load_dataset(config.path, split=config.split))
+        return _loaded(config)
     except InputError:
         raise
     except Exception as error:  # the library raises its own and Python's errors alike
-        raise InputError(_cannot_load(config, error)) from error
+        what = "a folder that `datasets` cannot load"
+        raise InputError(f"{config.path} (split '{config.split}'): {what}: {_reason(error)}") from error
 
 
 def _hub(config: DataConfig) -> Iterator[Row]:
+    try:
+        return _loaded(config)
+    except Exception as error:  # likewise
+        what = "neither a file here nor data that `datasets` can load"
+        raise InputError(f"{config.path} (split '{config.split}'): {what}: {_reason(error)}") from error
+
+
+def _loaded(config: DataConfig) -> Iterator[Row]:
     import datasets
 
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
     try:
         return iter(datasets.load_dataset(config.path, split=config.split))
-    except Exception as error:  # likewise
-        raise InputError(_cannot_load(config, error)) from error
+    finally:
+        if bars:
+            datasets.utils.logging.enable_progress_bar()
 
 
-def _cannot_load(config: DataConfig, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return f"{config.path} (split '{config.split}'): neither a file here nor data that `datasets` can load: {reason}"
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

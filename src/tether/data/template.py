@@ -282,4 +282,7 @@ def _eos_of(config: Any) -> Iterator[int]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    kind = type(error).__name__
+    if isinstance(error, KeyError):  # its text is the key alone
+        return f"{kind}: {error}"
+    return (str(error).strip().splitlines() or [kind])[0]
