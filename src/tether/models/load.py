@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from tether.data.template import Template
 from tether.errors import InputError
 from tether.models.probe import Layout, probe
 from tether.models.role import Role
@@ -61,10 +62,7 @@ def load_policy(
 ) -> Role:
     """A causal LM as a policy, with its saved value head, or a new small one drawn from `seed`, if wanted."""
     path = resolve_model(path)
-    config = _config(path)
-    if _is_classifier(config) or type(config) not in AutoModelForCausalLM._model_mapping:
-        made = ", ".join(config.architectures or [type(config).__name__])
-        raise InputError(f"model '{path}' is {made}, not a causal language model; a policy must be one")
+    config = _policy_config(path)
     hf = _load(AutoModelForCausalLM, path, config, _dtype(dtype, _device(device)))
     head = None
     if value_head:
@@ -94,13 +92,8 @@ def load_scalar(
     With `require_head`, a folder without a trained head is an `InputError`.
     """
     path = resolve_model(path)
-    config = _config(path)
+    config, trained = _scalar_config(path, require_head)
     loose = Path(path) / SCALAR_HEAD
-    trained = _is_classifier(config) or loose.is_file()
-    if require_head and not trained:
-        raise InputError(f"model '{path}' has no reward head: it was never saved, or this is not a reward model")
-    if trained and not loose.is_file() and config.num_labels != 1:
-        raise InputError(f"model '{path}' classifies into {config.num_labels} labels; a reward model has exactly 1")
     wanted = _dtype(dtype, _device(device))
     hf: Any = None if loose.is_file() else _classifier(path, config, wanted, trained)
     head: nn.Linear | None = None
@@ -119,6 +112,25 @@ def load_scalar(
 def value_from(path: str, **options: Any) -> Role:
     """A value function that starts as the reward model or the policy's trunk at `path`; options of `load_scalar`."""
     return load_scalar(path, kind="value", **options)
+
+
+def check_model(path: str, kind: Literal["policy", "reward", "value"], *, require_head: bool = False) -> None:
+    """Looks at a model before anything heavy is done: its configuration, its tokenizer, the ends of its weight files.
+
+    Raises `InputError` as `load_policy` and `load_scalar` would, as far as can be told without loading the weights.
+    """
+    path = resolve_model(path)
+    if kind == "policy":
+        _policy_config(path)
+    else:
+        _scalar_config(path, require_head)
+    Template.load(path)
+    for file in sorted(Path(path).glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"model '{path}': {file.name} is corrupted or cut short: {error}") from error
 
 
 def check_tokenizer(role: Role, vocab_len: int) -> None:
@@ -163,6 +175,26 @@ def _config(path: str) -> PreTrainedConfig:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"model '{path}': its configuration cannot be read: {reason}") from error
     return config
+
+
+def _policy_config(path: str) -> PreTrainedConfig:
+    config = _config(path)
+    if _is_classifier(config) or type(config) not in AutoModelForCausalLM._model_mapping:
+        made = ", ".join(config.architectures or [type(config).__name__])
+        raise InputError(f"model '{path}' is {made}, not a causal language model; a policy must be one")
+    return config
+
+
+def _scalar_config(path: str, require_head: bool) -> tuple[PreTrainedConfig, bool]:
+    """The configuration, and whether a trained head comes with it."""
+    config = _config(path)
+    loose = (Path(path) / SCALAR_HEAD).is_file()
+    trained = _is_classifier(config) or loose
+    if require_head and not trained:
+        raise InputError(f"model '{path}' has no reward head: it was never saved, or this is not a reward model")
+    if trained and not loose and config.num_labels != 1:
+        raise InputError(f"model '{path}' classifies into {config.num_labels} labels; a reward model has exactly 1")
+    return config, trained
 
 
 def _is_classifier(config: PreTrainedConfig) -> bool:
