@@ -75,6 +75,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
                 model = hf.AutoModelForCausalLM.from_config(config)
                 for parameter in model.parameters():
                     parameter.data += 0.05 * torch.randn_like(parameter)
+                # In some contexts the end of turn is likely: responses of many lengths, some of them cut.
+                model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 5
             model.save_pretrained(folder)
             made[key] = str(folder)
         return made[key]

@@ -8,6 +8,7 @@ Left out: the pretraining mix (PPO-ptx).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,9 @@ from tether.math.policy_losses import Clip, clip_fraction, clipped_policy_loss
 from tether.math.segments import segment_sum, whiten
 from tether.math.value_losses import explained_variance, value_clip_fraction, value_loss
 from tether.types import Algorithm, Group, Metrics, RoleSpec, RolloutBatch
+
+FUNCTION = re.compile(r"(?!stage:)[\w.]+:[\w.]+")
+"""`module:function`, and not another stage."""
 
 
 class KLConfig(Section):
@@ -49,7 +53,7 @@ class ValueConfig(Section):
     """The value function."""
 
     model: str | Literal["reward", "policy", "shared"] = "policy"
-    """Where it starts: `reward` (the reward model), `policy`, a folder or stage; `shared`: a second head of the policy."""
+    """Where it starts: `reward` (the reward model), `policy`, a folder or stage; `shared`: the policy's second head."""
     optim: OptimConfig | None = None
     """Its optimiser; the policy's when not given."""
     coef: float = Field(default=0.5, ge=0)
@@ -90,7 +94,7 @@ class Config(TrainSection):
     whiten_rewards: bool = False
     """Shaped rewards to variance 1, their mean kept."""
     missing_end: Literal["none", "penalty", "replace"] = "none"
-    """For a response that did not end its turn: nothing, `missing_end_value` subtracted, or its score replaced by it."""
+    """For a response that did not end its turn: nothing, `missing_end_value` subtracted, or it replaces the score."""
     missing_end_value: float = 1.0
     """The penalty or the replacement."""
     target_kl: float | None = Field(default=None, gt=0)
@@ -99,10 +103,19 @@ class Config(TrainSection):
     """What held-out answers are scored by beside the reward: something the policy is not trained on."""
 
     @model_validator(mode="after")
-    def _on_policy(self) -> Config:
+    def _possible(self) -> Config:
         if self.sampling.top_k or self.sampling.top_p < 1:
             raise ValueError(
                 "sampling.top_k and sampling.top_p change the sampled distribution: leave them at 0 and 1 here"
+            )
+        if self.value.model == "reward" and FUNCTION.fullmatch(self.reward):
+            raise ValueError(
+                f"value.model = 'reward' starts from a reward model, but reward names the function '{self.reward}'; "
+                "valid: 'policy', 'shared', a folder, or stage:NAME"
+            )
+        if self.train.keep == "best" and self.eval_reward is None:
+            raise ValueError(
+                "train.keep = 'best' needs eval_reward: the best checkpoint is never chosen by the training reward"
             )
         return self
 
@@ -144,7 +157,8 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
     ref_logprobs = ctx.infer("reference", batch.groups, ("logprobs",)).logprobs
     values = ctx.infer(value_role(config), batch.groups, ("values",)).values
     kl = KL_ESTIMATORS[config.kl.estimator](logprobs, ref_logprobs)
-    beta = ctx.state.setdefault("kl/beta", config.kl.beta)
+    # `loss` reads this iteration's β too, so the controller's next one waits beside it.
+    beta = ctx.state["beta"] = ctx.state.get("next_beta", config.kl.beta)
 
     token_rewards = shape_rewards(scores, kl if config.kl.use == "shaping" else None, beta, batch.lengths)
     if config.whiten_rewards:
@@ -153,7 +167,8 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
 
     kl_per_response = segment_sum(logprobs - ref_logprobs, batch.lengths).mean().item()
     if config.kl.controller == "adaptive":
-        ctx.state["kl/beta"] = adapt_beta(beta, kl_per_response, config.kl.target, len(responses), config.kl.horizon)
+        count, horizon = len(responses), config.kl.horizon
+        ctx.state["next_beta"] = adapt_beta(beta, kl_per_response, config.kl.target, count, horizon)
     metrics = {
         "reward/proxy": proxy.mean(),
         "reward/std": proxy.std(unbiased=False),
@@ -189,7 +204,7 @@ def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     objective = policy + config.value.coef * value - config.entropy_coef * entropy
     if config.kl.use == "loss":
         estimate = KL_ESTIMATORS[config.kl.estimator](out.logprobs, batch.ref_logprobs)
-        objective = objective + ctx.state["kl/beta"] * mean(estimate)
+        objective = objective + ctx.state["beta"] * mean(estimate)
 
     logprobs = out.logprobs.detach()
     metrics = {

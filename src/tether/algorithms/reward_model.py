@@ -49,7 +49,7 @@ def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
         pairs = ranking_pairs(group.labels["ranking"])
         better += [first + w for w, _ in pairs]
         worse += [first + loser for _, loser in pairs]
-        weights += [1.0 / (len(pairs) * batch.total.groups)] * len(pairs)
+        weights += [1.0 / (len(pairs) * batch.total.groups) for _ in pairs]  # none where all are equal
         margins += [group.labels.get("margin", 0.0) if ctx.config.margin == "label" else 0.0] * len(pairs)
         first += len(group.responses)
     chosen, rejected, weight = scores[better], scores[worse], scores.new_tensor(weights)  # (P,)

@@ -136,3 +136,9 @@ class TrainSection(StageSection):
     """The optimiser of the policy (or of the only trained role)."""
     end_of_turn: str | None = None
     """The token that closes a turn; the model's own end-of-sequence token when not given."""
+
+    @model_validator(mode="after")
+    def _best_by_something(self) -> TrainSection:
+        if self.train.keep == "best" and self.eval_data is None:
+            raise ValueError("train.keep = 'best' needs eval_data: the best checkpoint is chosen on held-out examples")
+        return self
