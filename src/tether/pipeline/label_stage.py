@@ -6,15 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from tether.errors import InputError
+from tether.feedback import open_store
 from tether.feedback.annotators import vader_raters
-from tether.feedback.export import Export
-from tether.feedback.label import label_pairs
 from tether.feedback.records import Query
-from tether.feedback.store import Store
 from tether.pipeline.artifacts import read_jsonl, write_json, write_jsonl
 from tether.pipeline.place import Place
 from tether.pipeline.sections import LabelSection
-from tether.rollout.collect import from_rows, to_rows
+from tether.rollout.rows import from_rows, to_rows
 from tether.types import Group, Message, Prompt, Response
 
 
@@ -31,7 +29,10 @@ def label_stage(place: Place, say: Any) -> dict[str, Any]:
             f"stage '{section.name}': {section.responses} has no responses to compare; name a `sample` stage"
         )
     groups = from_rows(read_jsonl(source / "groups.jsonl"))
-    with Store.open(place.folder / "preferences.sqlite") as store:
+    with open_store(place.folder / "preferences.sqlite") as store:  # it says so when SQLAlchemy is missing
+        from tether.feedback.export import Export
+        from tether.feedback.label import label_pairs
+
         report = label_pairs(
             store,
             [asdict(group) for group in groups],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
+import importlib
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from tether.types import Group, Scorer
 
 STAGE = "stage:"
+BASE = Path(__file__).resolve().parents[1] / "base_model"
+"""What `model = "base"` reads; named here too, because asking the models room would import torch to say 'done'."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,7 @@ class Place:
         from tether.models.load import resolve_model
 
         if not name.startswith(STAGE):
-            made = Path(name) / "model"  # a stage's artifact stands for the model in it
-            return resolve_model(str(made) if (made / "config.json").is_file() else name)
+            return resolve_model(name if name == "base" else str(made_in(Path(name).expanduser())))
         folder = self.artifact(name) / "model"
         if not folder.is_dir():
             raise InputError(f"stage '{self.section.name}': {name} made no model; it is not a stage that trains one")
@@ -69,7 +73,7 @@ class Place:
         return self._made(config, template, need)
 
     def _made(self, config: DataConfig, template: Template, need: str) -> list[Group]:
-        from tether.rollout.collect import from_rows
+        from tether.rollout.rows import from_rows
 
         folder = self.artifact(config.path)
         file = next((f for f in (folder / f"{config.split}.jsonl", folder / "groups.jsonl") if f.is_file()), None)
@@ -109,8 +113,12 @@ def tokenizer_hash(template: Template) -> str:
     return digest(template.tokenizer.get_vocab())
 
 
-def inputs_of(values: Any, keys: dict[str, str], stage: str, field: str = "") -> dict[str, str]:
-    """Field → identity of what a stage reads: stages' keys, hashes of files and of functions' modules."""
+def inputs_of(values: Any, keys: Mapping[str, str], stage: str, field: str = "") -> dict[str, str]:
+    """Field → identity of what a stage reads: stages' keys, hashes of files and of functions' modules.
+
+    Raises:
+        InputError: a `stage:NAME` that `keys` does not hold.
+    """
     if isinstance(values, dict):
         found: dict[str, str] = {}
         for name, value in values.items():
@@ -119,25 +127,47 @@ def inputs_of(values: Any, keys: dict[str, str], stage: str, field: str = "") ->
     if not isinstance(values, str) or not values:
         return {}
     if values.startswith(STAGE):
-        return {field: keys[values.removeprefix(STAGE)]}
-    if field in ("model", "baseline", "reference", "value.model", "reward") and values == "base":
-        from tether.models.load import resolve_model
-
-        return {field: hash_path(Path(resolve_model(values)))}
-    if field.split(".")[-1] not in PATHS:
-        return {}
-    path = Path(values)
-    if path.exists():
-        return {field: hash_path(path)}
-    module = values.split(":")[0]
-    if ":" in values and module.replace(".", "").isidentifier() and not values.startswith("demo:"):
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            return {}
-        return {field: hash_path(Path(spec.origin))} if spec and spec.origin and Path(spec.origin).is_file() else {}
-    return {}
+        name = values.removeprefix(STAGE)
+        if name not in keys:
+            raise InputError(f"stage '{stage}', field {field}: '{values}' is no stage of this run")
+        return {field: keys[name]}
+    source = source_of(field, values)
+    return {} if source is None else {field: hash_path(source)}
 
 
-PATHS: Sequence[str] = ("path", "model", "baseline", "reference", "reward", "eval_reward", "judge", "responses")
+PATHS = ("path", "responses", "model", "baseline", "reference", "reward", "eval_reward", "judge")
 """Fields that name something to read."""
+WORDS = {"value.model": ("reward", "policy", "shared")}
+"""What such a field may say without naming anything on the disk."""
+
+
+def source_of(field: str, value: str) -> Path | None:
+    """What on this disk a field names: a file, a folder, the source of a `module:function`; None for anything else."""
+    kind = field.split(".")[-1]
+    if kind not in PATHS or value in WORDS.get(field, ()) or value.startswith("demo:"):
+        return None
+    is_data = kind in ("path", "responses")
+    if not is_data and value == "base":
+        return BASE
+    path = Path(value).expanduser()
+    if path.exists():
+        return path if is_data else made_in(path)
+    module, colon, _ = value.partition(":")
+    return source_file(module) if colon else None
+
+
+def made_in(path: Path) -> Path:
+    """A stage's artifact stands for the model in it; any other folder for itself."""
+    return path / "model" if (path / "model" / "config.json").is_file() else path
+
+
+def source_file(module: str) -> Path | None:
+    """A module's source, the working directory searched first; neither it nor the packages it is in are imported."""
+    importlib.invalidate_caches()
+    places, origin = [os.getcwd(), *sys.path], None
+    for part in module.split("."):
+        spec = PathFinder.find_spec(part, places)
+        if spec is None:
+            return None
+        places, origin = list(spec.submodule_search_locations or ()), spec.origin
+    return Path(origin) if origin is not None and Path(origin).is_file() else None

@@ -10,8 +10,8 @@ from tether.monitor.console import Progress
 from tether.pipeline.artifacts import write_jsonl
 from tether.pipeline.place import Place, tokenizer_hash
 from tether.pipeline.sections import SampleSection
-from tether.rollout.collect import to_rows
 from tether.rollout.native import NativeSampler
+from tether.rollout.rows import to_rows
 from tether.types import Group
 
 PORTION = 256
