@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
+from tether.config.recipe import stage_references
 from tether.errors import InputError
 from tether.monitor.findings import as_evaluation
 from tether.monitor.lineage import Edge
@@ -14,26 +14,38 @@ from tether.monitor.log import read_events
 from tether.monitor.report import RunReport, StageReport
 from tether.monitor.report import write_report as write
 from tether.monitor.samples import gather_samples, versus_samples
-from tether.pipeline.artifacts import MANIFEST, read_manifest
+from tether.pipeline.artifacts import MANIFEST, read_json, read_manifest
 
 
 def manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """(folder, manifest) of the finished stages of a run in the recipe's order, or of a stage run on its own.
+
+    A stage made from an artifact that has been made anew since is left out: its numbers are of another run.
 
     Raises:
         InputError: nothing is finished there.
     """
     if (folder / MANIFEST).is_file():
         places = [folder]
-    elif (folder / "recipe.json").is_file():
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    elif (recipe := read_json(folder / "recipe.json")) is not None:
         places = [folder / stage["name"] for stage in recipe["stages"]]
     else:
         raise InputError(f"{folder}: holds no run; expected the folder `tether run` or `tether sft|reward|ppo` wrote")
-    found = [(place, manifest) for place in places if (manifest := read_manifest(place)) is not None]
+    found: list[tuple[Path, dict[str, Any]]] = []
+    keys: dict[str, str] = {}
+    for place in places:
+        manifest = read_manifest(place)
+        if manifest is not None and current(manifest, keys):
+            found.append((place, manifest))
+            keys[manifest["name"]] = manifest["key"]
     if not found:
         raise InputError(f"{folder}: no stage of this run is finished yet")
     return found
+
+
+def current(manifest: dict[str, Any], keys: dict[str, str]) -> bool:
+    """Whether each stage it was made from is still the one that is there; `keys` are those of the stages before it."""
+    return all(keys.get(name) == manifest["inputs"][field] for field, name in stage_references(manifest["section"]))
 
 
 def show(folder: str | Path) -> dict[str, Any]:
@@ -72,14 +84,13 @@ def write_report(folder: str | Path) -> Path:
 
 def stage_report(place: Path, manifest: dict[str, Any]) -> StageReport:
     """One stage's part of the report."""
-    data = place / "data.json"
     return StageReport(
         name=manifest["name"],
         algorithm=manifest["algorithm"],
         status="done",
         summary=manifest["summary"],
         events=read_events(place),
-        data_report=json.loads(data.read_text(encoding="utf-8")) if data.is_file() else None,
+        data_report=read_json(place / "data.json"),
         inputs=manifest["inputs"],
         key=manifest["key"],
         seconds=manifest["timing"]["seconds"],
@@ -88,5 +99,6 @@ def stage_report(place: Path, manifest: dict[str, Any]) -> StageReport:
 
 def evaluation_rows(place: Path) -> list[dict[str, Any]]:
     """Held-out answers of the evaluation, side by side."""
-    rows: list[dict[str, Any]] = json.loads((place / "evaluation.json").read_text(encoding="utf-8"))["samples"]
+    evaluation = read_json(place / "evaluation.json")
+    rows: list[dict[str, Any]] = evaluation["samples"]
     return rows

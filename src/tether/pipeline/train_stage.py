@@ -14,7 +14,7 @@ from tether.models.load import check_tokenizer
 from tether.models.save import save_role
 from tether.pipeline.place import Place, tokenizer_hash
 from tether.rollout.native import NativeSampler
-from tether.train.checkpoint import checkpoints, remove_checkpoints, seed_everything
+from tether.train.checkpoint import checkpoints, seed_everything
 from tether.train.context import Context
 from tether.train.cursor import Cursor
 from tether.train.loop import Run, num_steps, train
@@ -50,8 +50,6 @@ def train_stage(place: Place, say: Any) -> dict[str, Any]:
         main.load_state_dict(torch.load(place.folder / "best.pt", map_location="cpu", weights_only=True))
     save_role(main, place.folder / "model", template.tokenizer)
     (place.folder / "tokenizer.hash").write_text(tokenizer_hash(template), encoding="utf-8")
-    (place.folder / "best.pt").unlink(missing_ok=True)
-    remove_checkpoints(place.folder / "checkpoints")
     return {
         "metrics": metrics,
         "examples": len(groups),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +52,19 @@ def seed_everything(seed: int) -> None:
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep_last: int) -> None:
     """Writes `folder/step-XXXXXXXX.pt` and removes all but the newest `keep_last`."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{step:08d}.pt"
+    write_tensors(folder / f"step-{step:08d}.pt", state)
+    for old in checkpoints(folder)[:-keep_last]:
+        old.unlink()
+
+
+def write_tensors(target: Path, state: dict[str, Any]) -> None:
+    """Writes under a temporary name, waits for the disk, and renames."""
     temporary = target.with_suffix(".tmp")
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(target)
-    for old in checkpoints(folder)[:-keep_last]:
-        old.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -85,8 +88,3 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             f"checkpoint {found[-1]} cannot be read ({error}); remove it to resume from the one before"
         ) from error
     return state
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Once a stage's artifact is whole its checkpoints are of no more use."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,7 @@ from tether.errors import InputError
 from tether.models.plan import micro_batches, out_of_memory
 from tether.monitor.console import Progress
 from tether.monitor.log import EventLog
-from tether.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from tether.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state, write_tensors
 from tether.train.context import Context
 from tether.train.cursor import Cursor
 from tether.train.evaluate import evaluate_loss, evaluate_policy
@@ -43,6 +43,8 @@ class Run:
     optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
     best: list[float] = field(default_factory=list)
     """[score, step] of the best held-out score so far; empty before the first."""
+    last: Metrics = field(default_factory=dict)
+    """The newest held-out metrics: a run cut after its last step still says what it came to."""
 
     def __post_init__(self) -> None:
         self.optimizers = {name: build_optimizer(self.ctx.roles[name], config) for name, config in self.optims.items()}
@@ -55,6 +57,7 @@ class Run:
             "token_budget": self.ctx.token_budget,
             "position": self.cursor.position,
             "best": self.best,
+            "last": self.last,
             "roles": {name: self.ctx.roles[name].state_dict() for name in self.optimizers},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "random": random_state(),
@@ -64,7 +67,8 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
         self.ctx.step, self.ctx.state = state["step"], state["algorithm"]
-        self.ctx.token_budget, self.cursor.position, self.best = state["token_budget"], state["position"], state["best"]
+        self.ctx.token_budget, self.cursor.position = state["token_budget"], state["position"]
+        self.best, self.last = state["best"], state["last"]
         for name, optimizer in self.optimizers.items():
             self.ctx.roles[name].load_state_dict(state["roles"][name])
             optimizer.load_state_dict(state["optimizers"][name])
@@ -89,10 +93,9 @@ def train(run: Run, held_out: Sequence[Group]) -> Metrics:
     run.log = EventLog.open(run.folder, saved["log"] if saved else None)
     if saved is not None:
         run.restore(saved)
-    last: Metrics = {}
-    with Progress(ctx.config.name, total, start=ctx.step) as progress:
+    with run.log, Progress(ctx.config.name, total, start=ctx.step) as progress:
         if ctx.step == 0:
-            last = evaluate(run, held_out)
+            run.last = evaluate(run, held_out)
         while ctx.step < total:
             began = time.perf_counter()
             metrics = iterate(run, total)
@@ -101,10 +104,10 @@ def train(run: Run, held_out: Sequence[Group]) -> Metrics:
                 run.log.write(ctx.step, "train", metrics)
             progress.update(ctx.step, metrics)
             if ctx.step % eval_every == 0 or ctx.step == total:
-                last = evaluate(run, held_out)
+                run.last = evaluate(run, held_out)
             if ctx.step % save_every == 0 or ctx.step == total:
                 save_checkpoint(run.folder / "checkpoints", ctx.step, run.state(), plan.keep_last)
-    return last
+    return run.last
 
 
 def iterate(run: Run, total: int) -> Metrics:
@@ -199,6 +202,5 @@ def evaluate(run: Run, held_out: Sequence[Group]) -> Metrics:
     if ctx.config.train.keep == "best" and (not run.best or score > run.best[0]):
         run.best = [score, float(ctx.step)]
         role = next(iter(ctx.roles.values()))
-        torch.save(role.state_dict(), run.folder / "best.tmp")
-        (run.folder / "best.tmp").rename(run.folder / "best.pt")
+        write_tensors(run.folder / "best.pt", role.state_dict())
     return metrics
