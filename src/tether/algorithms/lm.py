@@ -29,7 +29,7 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
 
 def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     nll = aggregate(-ctx.forward("policy", batch, ("logprobs",)).logprobs, batch.lengths, batch.total)
-    return nll, {"lm/loss": nll}
+    return nll, {"lm/loss": nll.detach()}
 
 
 LM = Algorithm("lm", Config, roles, "text", prepare, loss)

@@ -37,7 +37,7 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
 def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     logprobs = ctx.forward("policy", batch, ("logprobs",)).logprobs
     nll = aggregate(-logprobs, batch.lengths, batch.total, ctx.config.aggregate)
-    return nll, {"sft/loss": nll}
+    return nll, {"sft/loss": nll.detach()}
 
 
 SFT = Algorithm("sft", Config, roles, "responses", prepare, loss)
