@@ -51,7 +51,10 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same rep
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # An operating system's refusal is the user's to mend, not a bug: the sentence is enough, the traceback is noise.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+}
 # Typer carries its own copy of click in some versions; its error class is found through typer's.
 _UsageError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 

@@ -22,7 +22,6 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from tether.data.template import Template
 from tether.errors import InputError
 from tether.models.probe import Layout, probe
 from tether.models.role import Role
@@ -115,7 +114,7 @@ def value_from(path: str, **options: Any) -> Role:
 
 
 def check_model(path: str, kind: Literal["policy", "reward", "value"], *, require_head: bool = False) -> None:
-    """Looks at a model before anything heavy is done: its configuration, its tokenizer, the ends of its weight files.
+    """Looks at a model before anything heavy is done: its configuration and the headers of its weight files.
 
     Raises `InputError` as `load_policy` and `load_scalar` would, as far as can be told without loading the weights.
     """
@@ -124,13 +123,17 @@ def check_model(path: str, kind: Literal["policy", "reward", "value"], *, requir
         _policy_config(path)
     else:
         _scalar_config(path, require_head)
-    Template.load(path)
     for file in sorted(Path(path).glob("*.safetensors")):
         try:
             with safe_open(file, "pt"):
                 pass
         except (SafetensorError, OSError) as error:
             raise InputError(f"model '{path}': {file.name} is corrupted or cut short: {error}") from error
+
+
+def check_device(name: str) -> None:
+    """Raises `InputError` where this machine has no device of this name."""
+    _device(name)
 
 
 def check_tokenizer(role: Role, vocab_len: int) -> None:
@@ -173,7 +176,8 @@ def _config(path: str) -> PreTrainedConfig:
             config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"model '{path}': its configuration cannot be read: {reason}") from error
+        what = "its configuration cannot be read" if folder.is_dir() else "no folder here, and not found on the hub"
+        raise InputError(f"model '{path}': {what}: {reason}") from error
     return config
 
 

@@ -47,10 +47,8 @@ class Place:
         Raises:
             InputError: a stage that made no model.
         """
-        from tether.models.load import resolve_model
-
         if not name.startswith(STAGE):
-            return resolve_model(name if name == "base" else str(made_in(Path(name).expanduser())))
+            return model_at(name)
         folder = self.artifact(name) / "model"
         if not folder.is_dir():
             raise InputError(f"stage '{self.section.name}': {name} made no model; it is not a stage that trains one")
@@ -159,6 +157,14 @@ def source_of(field: str, value: str) -> Path | None:
 def made_in(path: Path) -> Path:
     """A stage's artifact stands for the model in it; any other folder for itself."""
     return path / "model" if (path / "model" / "config.json").is_file() else path
+
+
+def model_at(name: str) -> str:
+    """The folder or hub id of a model that is no stage of this run. InputError when it can be neither."""
+    from tether.models.load import resolve_model
+
+    folder = made_in(Path(name).expanduser())
+    return resolve_model(str(folder) if name != "base" and folder.is_dir() else name)
 
 
 def source_file(module: str) -> Path | None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,9 +89,12 @@ def run_single(
     Raises:
         InputError: an option, an input or the output folder is wrong.
     """
+    from tether.pipeline.precheck import precheck
+
     fields = {"name": algorithm, "algorithm": algorithm, "model": model, "data": {"path": data}}
     stage = parse_stage(fields | ({} if reward is None else {"reward": reward}), sections(), overrides)
     folder = Path(out)
+    precheck([stage])
     with locked(folder):
         run_stage(Place(folder, folder, stage, stage.seed or 0), {})
     return folder
@@ -150,8 +154,10 @@ def stage_key(section: Mapping[str, Any], seed: int, keys: Mapping[str, str]) ->
 
 def run_recipe(recipe: Recipe, folder: Path, only_stage: str | None, mark: str) -> Path:
     """Runs a checked recipe in `folder`."""
+    from tether.pipeline.precheck import precheck
     from tether.pipeline.show import write_report
 
+    precheck([stage for stage in recipe.stages if only_stage in (None, stage.name)], recipe.stages)
     with locked(folder):
         keys: dict[str, str] = {}
         began = time.perf_counter()
@@ -176,6 +182,8 @@ def run_stage(place: Place, keys: dict[str, str], *, skip: bool = False) -> None
     key, inputs = stage_key(section, place.seed, keys)
     done = is_done(place.folder, key)
     if done:
+        with contextlib.suppress(OSError):  # empty after a kill in the last moment; else it is another key's
+            (place.folder / UNFINISHED).rmdir()
         print(f"{stage.name}: done before", flush=True)
     if not done and not skip:
         for _, name in stage_references(section):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tether.config import SamplingConfig
 from tether.data.template import Template
-from tether.models.load import load_policy, resolve_model
-from tether.pipeline.place import made_in
+from tether.models.load import load_policy
+from tether.pipeline.place import model_at
 from tether.rollout.native import NativeSampler
 from tether.types import Message, Prompt
 
@@ -18,7 +17,7 @@ class Speaker:
 
     def __init__(self, model: str, *, temperature: float, top_p: float, max_new_tokens: int) -> None:
         """`model` is `base`, a folder (a stage's artifact too) or a hub id. Raises InputError for anything else."""
-        path = resolve_model(model if model == "base" else str(made_in(Path(model).expanduser())))
+        path = model_at(model)
         self.template = Template.load(path)
         self.role = load_policy(path)
         params = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)

@@ -1,0 +1,182 @@
+"""What stages read, looked at before the first of them runs: an hour of training is no way to learn of a typing error.
+
+Found here: models and data that are not there or not of the right kind, rows that cannot be understood, reward
+functions that do not import, stages that do not make what another wants of them, packages that are missing. What needs
+a model's weights or a tokenizer (an example too long for the context, a reward that is not a number) is found by the
+stage itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from tether.algorithms import ALGORITHMS
+from tether.config import DataConfig, StageSection
+from tether.data.load import check_data
+from tether.data.template import Template
+from tether.errors import InputError
+from tether.models.load import check_device, check_model
+from tether.pipeline.place import STAGE, model_at
+from tether.rewards.function import load_function
+
+Kind = Literal["policy", "reward", "value"]
+
+REWARDS = ("reward", "eval_reward", "judge")
+"""Fields that name what scores a response."""
+
+
+def precheck(stages: Sequence[StageSection], before: Sequence[StageSection] = ()) -> None:
+    """Looks at everything `stages` read; `before` are other stages of the run, whose artifacts they may read.
+
+    Raises:
+        InputError: a line for each mistake, each naming stage and field.
+    """
+    made = {stage.name: stage for stage in (*before, *stages)}
+    found = [problem for stage in stages for problem in problems(stage, made)]
+    if found:
+        raise InputError(found[0] if len(found) == 1 else "\n  ".join([f"{len(found)} problems", *found]))
+
+
+def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[str]:
+    """One sentence for each input of a stage that is not what it should be."""
+    for field, kind, name in models(stage):
+        yield from said(stage, field, check_role, name, kind, made, field == "model", stage)
+    train = getattr(stage, "train", stage)
+    if hasattr(train, "device"):
+        yield from said(stage, "device" if train is stage else "train.device", check_device, train.device)
+    for field in REWARDS:
+        reward = getattr(stage, field, None)
+        if reward is not None:
+            yield from said(stage, field, check_reward, reward, made)
+    for field, config, need in data(stage):
+        yield from said(stage, f"{field}.path", check_examples, config, need, made)
+    responses = getattr(stage, "responses", None)
+    if responses is not None:
+        yield from said(stage, "responses", check_responses, responses, made)
+
+
+def said(stage: StageSection, field: str, check: Any, *given: Any) -> Iterator[str]:
+    """The sentence of a check that fails, with where it was."""
+    try:
+        check(*given)
+    except InputError as error:
+        yield f"stage '{stage.name}', field {field}: {error}"
+
+
+def models(stage: StageSection) -> Iterator[tuple[str, Kind, str]]:
+    """(field, kind, name) of the models a stage starts from, each name once."""
+    if stage.algorithm in ALGORITHMS:
+        fields = {"reference": "reference", "value": "value.model"}
+        seen = set[str]()
+        for role, spec in ALGORITHMS[stage.algorithm].roles(stage).items():
+            if spec.model not in seen:
+                seen.add(spec.model)
+                yield fields.get(role, "model"), spec.kind, spec.model
+    else:
+        for field in ("model", "baseline"):
+            if hasattr(stage, field):
+                yield field, "policy", getattr(stage, field)
+
+
+def data(stage: StageSection) -> Iterator[tuple[str, DataConfig, Any]]:
+    """(field, data, what is needed of it) of the data sections of a stage."""
+    needs = {"init": "text", "sample": "prompts", "evaluate": "prompts"}
+    need = ALGORITHMS[stage.algorithm].data if stage.algorithm in ALGORITHMS else needs.get(stage.algorithm)
+    for field in type(stage).model_fields:
+        config = getattr(stage, field)
+        if isinstance(config, DataConfig):
+            yield field, config, "preference" if field == "comparisons" else need
+
+
+def product(stage: StageSection) -> str:
+    """What a stage makes, as its users ask for it: a kind of model, `responses`, `comparisons` or `figures`."""
+    if stage.algorithm in ALGORITHMS:
+        return next(iter(ALGORITHMS[stage.algorithm].roles(stage).values())).kind
+    return {"init": "policy", "sample": "responses", "label": "comparisons"}.get(stage.algorithm, "figures")
+
+
+WORDS = {
+    "policy": "a language model",
+    "reward": "a reward model",
+    "value": "a value model",
+    "responses": "responses",
+    "comparisons": "comparisons",
+    "figures": "figures",
+}
+"""Product → how a message calls it."""
+
+
+def refuse_other(name: str, made: Mapping[str, StageSection], wanted: Sequence[str]) -> None:
+    """InputError when `stage:NAME` makes something else than what is wanted."""
+    source = made.get(name.removeprefix(STAGE))
+    if source is None:
+        raise InputError(f"'{name}' is no stage of this run; give a file, a folder or a hub id")
+    makes = product(source)
+    if makes not in wanted:
+        expected = " or ".join(WORDS[w] for w in wanted)
+        raise InputError(
+            f"{name} is a stage of algorithm `{source.algorithm}`, which makes {WORDS[makes]}, not {expected}"
+        )
+
+
+def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: bool, stage: StageSection) -> None:
+    """A model to start from: of the right kind, its files there and whole, its tokenizer too if it `reads` for all."""
+    if name.startswith(STAGE):
+        refuse_other(name, made, ("policy",) if kind == "policy" else ("policy", "reward"))
+    elif kind == "value" and is_function(name):
+        raise InputError(f"`reward` is the function {name}, which no value model can start from; use policy or shared")
+    else:
+        path = model_at(name)
+        check_model(path, kind)
+        if reads:
+            Template.load(path, end_of_turn=getattr(stage, "end_of_turn", None))
+
+
+def is_function(name: str) -> bool:
+    """Whether a name is of the form `module:function`."""
+    return ":" in name and not Path(name).exists()
+
+
+def check_reward(name: str, made: Mapping[str, StageSection]) -> None:
+    """A reward: a function that imports, or a reward model."""
+    if name.startswith(STAGE):
+        refuse_other(name, made, ("reward",))
+    elif is_function(name):
+        load_function(name)
+    else:
+        path = model_at(name)
+        check_model(path, "reward", require_head=True)
+        Template.load(path)
+
+
+MADE_FOR = {
+    "text": ("responses",),
+    "prompts": ("responses", "comparisons"),
+    "responses": ("responses",),
+    "preference": ("comparisons",),
+}
+"""What a stage needs of its data → the products of other stages that hold it."""
+
+
+def check_examples(config: DataConfig, need: Any, made: Mapping[str, StageSection]) -> None:
+    """Data: there, and with rows of the format needed."""
+    if config.path.startswith(STAGE):
+        refuse_other(config.path, made, MADE_FOR[need])
+    else:
+        check_data(config, need)
+
+
+def check_responses(name: str, made: Mapping[str, StageSection]) -> None:
+    """What a `label` stage compares: two responses or more, and the packages that judge and keep them."""
+    if not name.startswith(STAGE):
+        raise InputError(f"got '{name}', expected a `sample` stage of this run: stage:NAME")
+    refuse_other(name, made, ("responses",))
+    count = getattr(made[name.removeprefix(STAGE)], "num_responses", 2)
+    if count < 2:
+        raise InputError(f"{name} samples one response to a prompt, which leaves nothing to compare; set num_responses")
+    missing = [package for package in ("sqlalchemy", "alembic", "vaderSentiment") if find_spec(package) is None]
+    if missing:
+        raise InputError(f"labelling needs the package {missing[0]}: pip install 'tether-rlhf[demo]'")
