@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from tether.monitor.report import RunReport, StageReport
 from tether.monitor.report import write_report as write
 from tether.monitor.samples import gather_samples, versus_samples
 from tether.pipeline.artifacts import MANIFEST, read_json, read_manifest
+
+SAMPLES = 24
+"""Prompts shown of the evaluation, and as many of those answered at every evaluation during training."""
 
 
 def manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -68,16 +73,23 @@ def write_report(folder: str | Path) -> Path:
         if key in names
     ]
     evaluated = next(((place, m) for place, m in reversed(found) if m["algorithm"] == "evaluate"), None)
-    during = [(stage.name, stage.events) for stage in stages]
+    recipe = read_json(run / "recipe.json")
+    samples = gather_samples([(stage.name, stage.events) for stage in stages])[:SAMPLES]
+    evaluation: dict[str, Any] = {}
+    if evaluated is not None:
+        place, manifest = evaluated
+        samples = versus_samples(read_json(place / "evaluation.json")["samples"])[:SAMPLES] + samples
+        baseline = str(manifest["section"]["baseline"]).removeprefix("stage:")
+        evaluation = as_evaluation(manifest["summary"]["metrics"], against=f"the {baseline} policy")
     report = RunReport(
-        title=run.resolve().name,
+        title=recipe["run"]["name"] if recipe else run.resolve().name,
         stages=stages,
-        samples=versus_samples(evaluation_rows(evaluated[0])) if evaluated else gather_samples(during),
-        evaluation=as_evaluation(evaluated[1]["summary"]["metrics"], evaluated[1]["section"]["baseline"])
-        if evaluated
-        else {},
+        samples=samples,
+        evaluation=evaluation,
         lineage=lineage,
-        environment={"python": platform.python_version(), "tether": found[0][1]["version"]},
+        environment={"tether": found[0][1]["version"], "python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("torch", "transformers")},
+        recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
     )
     return write(report, run / "report.html")
 
@@ -95,10 +107,3 @@ def stage_report(place: Path, manifest: dict[str, Any]) -> StageReport:
         key=manifest["key"],
         seconds=manifest["timing"]["seconds"],
     )
-
-
-def evaluation_rows(place: Path) -> list[dict[str, Any]]:
-    """Held-out answers of the evaluation, side by side."""
-    evaluation = read_json(place / "evaluation.json")
-    rows: list[dict[str, Any]] = evaluation["samples"]
-    return rows

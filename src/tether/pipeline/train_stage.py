@@ -56,7 +56,7 @@ def train_stage(place: Place, say: Any) -> dict[str, Any]:
         "steps": num_steps(section, len(groups)),
         "parameters": sum(p.numel() for p in main.parameters()),
         "layout": f"{main.layout} ({main.layout_reason})",
-    } | ({"kept": {"step": int(run.best[1]), algorithm.select: run.best[0]}} if run.best else {})
+    } | ({"kept_step": int(run.best[1])} if run.best else {})
 
 
 def build_context(place: Place, algorithm: Algorithm, template: Template) -> Context:

@@ -18,7 +18,7 @@ import torch
 
 from tether.config import OptimConfig, TrainConfig
 from tether.errors import InputError
-from tether.models.plan import micro_batches, out_of_memory
+from tether.models.plan import micro_batches
 from tether.monitor.console import Progress
 from tether.monitor.log import EventLog
 from tether.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state, write_tensors
@@ -69,6 +69,8 @@ class Run:
         self.ctx.step, self.ctx.state = state["step"], state["algorithm"]
         self.ctx.token_budget, self.cursor.position = state["token_budget"], state["position"]
         self.best, self.last = state["best"], state["last"]
+        if self.ctx.sampler is not None:
+            self.ctx.sampler.policy_version = self.ctx.step
         for name, optimizer in self.optimizers.items():
             self.ctx.roles[name].load_state_dict(state["roles"][name])
             optimizer.load_state_dict(state["optimizers"][name])
@@ -173,9 +175,7 @@ def step(run: Run, batch: RolloutBatch) -> Metrics:
                     metrics[name] = metrics.get(name, 0.0) + share.detach()
             break
         except RuntimeError as error:
-            if not out_of_memory(error) or ctx.token_budget < 32:
-                raise
-            ctx.token_budget //= 2
+            ctx.halve_budget(error)
             run.log.write(ctx.step, "note", {"text": f"out of memory: token budget halved to {ctx.token_budget}"})
     for name, optimizer in run.optimizers.items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -196,11 +196,17 @@ def evaluate(run: Run, held_out: Sequence[Group]) -> Metrics:
     else:
         metrics = evaluate_loss(run.algorithm, ctx, held_out)
     run.log.write(ctx.step, "eval", metrics)
-    name = run.algorithm.select
-    measured = metrics[name.removeprefix("-")] if name.removeprefix("-") in metrics else metrics["eval/proxy"]
-    score = -float(measured) if name.startswith("-") else float(measured)
-    if ctx.config.train.keep == "best" and (not run.best or score > run.best[0]):
-        run.best = [score, float(ctx.step)]
-        role = next(iter(ctx.roles.values()))
-        write_tensors(run.folder / "best.pt", role.state_dict())
+    if ctx.config.train.keep == "best":
+        keep_best(run, metrics)
     return metrics
+
+
+def keep_best(run: Run, metrics: Metrics) -> None:
+    """Writes `best.pt` where the held-out metric the algorithm is judged by has never been better."""
+    if ctx.config.train.keep != "best":
+        return metrics
+    name = run.algorithm.select
+    score = -float(metrics[name[1:]]) if name.startswith("-") else float(metrics[name])
+    if not run.best or score > run.best[0]:
+        run.best = [score, float(run.ctx.step)]
+        write_tensors(run.folder / "best.pt", next(iter(run.ctx.roles.values())).state_dict())
