@@ -203,10 +203,8 @@ def evaluate(run: Run, held_out: Sequence[Group]) -> Metrics:
 
 def keep_best(run: Run, metrics: Metrics) -> None:
     """Writes `best.pt` where the held-out metric the algorithm is judged by has never been better."""
-    if ctx.config.train.keep != "best":
-        return metrics
     name = run.algorithm.select
     score = -float(metrics[name[1:]]) if name.startswith("-") else float(metrics[name])
-    if not run.best or score > run.best[0]:
+    if math.isfinite(score) and (not run.best or score > run.best[0]):
         run.best = [score, float(run.ctx.step)]
         write_tensors(run.folder / "best.pt", next(iter(run.ctx.roles.values())).state_dict())
