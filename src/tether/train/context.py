@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tether.data.template import Template
-from tether.models.plan import infer
+from tether.models.plan import infer, out_of_memory
 from tether.models.role import Role
 from tether.types import Group, Outputs, RolloutBatch, Sampler, Scorer
 
@@ -50,6 +50,12 @@ class Context:
         """Divides the logits of every log-prob, as it did in sampling."""
         sampling = getattr(self.config, "sampling", None)
         return 1.0 if sampling is None else float(sampling.temperature)
+
+    def halve_budget(self, error: RuntimeError) -> None:
+        """After running out of memory: half the tokens of a micro-batch. Raises any other `error`, and the last one."""
+        if not out_of_memory(error) or self.token_budget < 32:
+            raise error
+        self.token_budget //= 2
 
     def batch(self, groups: Sequence[Group]) -> RolloutBatch:
         """`groups` as a batch on this context's device."""

@@ -18,16 +18,20 @@ EVAL_SEED = 7_919
 
 
 def evaluate_loss(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> Metrics:
-    """The algorithm's own loss metrics on held-out `groups`, as `eval/…`."""
+    """The algorithm's own loss metrics on held-out `groups`, as `eval/…`. Out of memory halves the budget."""
     batch = ctx.batch(groups)
-    metrics: dict[str, float] = {}
     role = next(iter(ctx.roles.values()))
-    with torch.no_grad():
-        for members in micro_batches(batch.groups, ctx.token_budget, role.layout):
-            for name, share in algorithm.loss(ctx, batch.take(members))[1].items():
-                key = "eval/" + name.split("/", 1)[1]
-                metrics[key] = metrics.get(key, 0.0) + float(share)
-    return metrics
+    while True:
+        metrics: Metrics = {}
+        try:
+            with torch.no_grad():
+                for members in micro_batches(batch.groups, ctx.token_budget, role.layout):
+                    for name, share in algorithm.loss(ctx, batch.take(members))[1].items():
+                        key = "eval/" + name.split("/", 1)[1]
+                        metrics[key] = metrics.get(key, 0.0) + float(share)
+            return metrics
+        except RuntimeError as error:
+            ctx.halve_budget(error)
 
 
 def evaluate_policy(ctx: Context, groups: Sequence[Group]) -> tuple[Metrics, list[dict[str, Any]]]:
