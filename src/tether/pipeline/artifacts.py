@@ -128,6 +128,7 @@ def publish(folder: Path, key: str) -> None:
                 remove(path)
         remove(folder / STARTED)
     for path in sorted(work.iterdir(), key=lambda p: (p.name == MANIFEST, p.name != STARTED)):
+        remove(folder / path.name)
         path.rename(folder / path.name)
     work.rmdir()
 
