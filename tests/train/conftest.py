@@ -106,7 +106,7 @@ def context(section: Any, reward: Callable[..., Any] | str | None = None, judge:
     template = Template.load(section.model, end_of_turn=section.end_of_turn)
     plan = section.train
     roles = {
-        name: build_role(spec, resolve_model, device="cpu", dtype="float32", layout=plan.layout, seed=seed)
+        name: build_role(spec, resolve_model, device="cpu", dtype=plan.dtype, layout=plan.layout, seed=seed)
         for name, spec in specs.items()
     }
     ctx = Context(section, roles, template, seed, token_budget=plan.token_budget)

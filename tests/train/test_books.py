@@ -71,7 +71,7 @@ def test_checkpoints_keep_the_newest_and_hold_only_data(tmp_path):
     assert state["step"] == 3
     assert state["w"].tolist() == [3.0, 3.0]
     (tmp_path / "step-00000004.pt").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"step-00000004[.]pt cannot be read"):
+    with pytest.raises(InputError, match=r"step-00000004[.]pt is damaged"):
         load_checkpoint(tmp_path)
 
 

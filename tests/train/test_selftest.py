@@ -130,7 +130,7 @@ def test_sampler_and_trainer_at_different_temperatures(tiny: Tiny):
     ctx = ppo(tiny)
     ctx.sampler = NativeSampler(ctx.roles["policy"], ctx.template, SamplingConfig(temperature=0.7, max_new_tokens=8))
     found = refusal(ctx, prompts(ctx))
-    assert "(ratio_one): before any update the log-ratio of policy to sampler reaches" in found
+    assert "(ratio_one): before any update the log-ratio of policy to sampler is" in found
     assert "temperature" in found
 
 
@@ -143,6 +143,16 @@ def test_a_sampler_with_old_weights(tiny: Tiny):
 def test_a_constant_reward(tiny: Tiny):
     ctx = ppo(tiny, reward=lambda completions, **_: [0.5] * len(completions))
     assert "(rewards_spread): the reward is 0.5 for each of 24 sampled responses" in refusal(ctx, prompts(ctx))
+
+
+def test_half_precision_is_judged_by_what_it_can_hold(tiny: Tiny):
+    half = {"train": {"dtype": "bfloat16"}}
+    ctx = ppo(tiny, **half)
+    assert {"same_in_any_batch", "ratio_one", "kl_start"} <= set(passed(ctx, prompts(ctx)))
+    ctx.sampler = NativeSampler(ctx.roles["policy"], ctx.template, SamplingConfig(temperature=0.9, max_new_tokens=8))
+    assert "(ratio_one)" in refusal(ctx, prompts(ctx))
+    ctx = ppo(tiny, reference=tiny(seed=1), **half)
+    assert "(kl_start)" in refusal(ctx, prompts(ctx))
 
 
 # What is refused: the models
