@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tether.cli import main
 
 WORDS = "hello there how are you today I am fine thank you what is your name the cat sat on the mat " * 3
 CONTEXT = 64
@@ -179,3 +182,54 @@ def bench(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for name in ("bad_rewards", "breaks"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
+
+
+def sft(data: str = "good.jsonl", *sets: str, model: str = "chat") -> list[str]:
+    """`tether sft`, two steps."""
+    return single("sft", data, model, "train.steps=2", *sets)
+
+
+def reward(data: str = "pairs.jsonl", *sets: str, model: str = "chat") -> list[str]:
+    """`tether reward`, two steps."""
+    return single("reward", data, model, "train.steps=2", *sets)
+
+
+def ppo(data: str = "prompts.jsonl", *sets: str, model: str = "chat", by: str = "bad_rewards:good") -> list[str]:
+    """`tether ppo`, one iteration of four short responses."""
+    short = ("train.steps=1", "train.batch_size=4", "sampling.max_new_tokens=4")
+    return [*single("ppo", data, model, *short, *sets), "--reward", by]
+
+
+def single(verb: str, data: str, model: str, *sets: str) -> list[str]:
+    """One stage from flags, into `out`."""
+    return [verb, "--model", model, "--data", data, "--out", "out", *(a for s in sets for a in ("--set", s))]
+
+
+def recipe(*stages: str, head: str = '[run]\nname = "trial"\n') -> dict[str, str | bytes]:
+    """`r.toml` with these stages."""
+    return {"r.toml": head + "".join(f"[[stage]]\n{stage}\n" for stage in stages)}
+
+
+def state(folder: Path) -> dict[str, str]:
+    """File → hash of its bytes, of everything there but the lock."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock"]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
+
+
+def looks_finished(folder: Path) -> list[str]:
+    """What in a folder somebody could take for a result."""
+    made = ("manifest.json", "model", "report.html", "groups.jsonl", "evaluation.json")
+    return [str(p) for p in folder.rglob("*") if p.name in made]
+
+
+def refused(args: list[str], says: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a command that must be refused in one line with these words; the line."""
+    capsys.readouterr()
+    code = main(args)
+    message = capsys.readouterr().err
+    assert code == 2, message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1, message
+    assert "Traceback" not in message
+    assert [word for word in says if word not in message] == [], message
+    return message

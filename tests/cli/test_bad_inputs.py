@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.cli.conftest import looks_finished, ppo, recipe, refused, reward, sft, state
 
 from tether.cli import main
-
-EMPTY = hashlib.sha256().hexdigest()
 
 
 class Case(NamedTuple):
@@ -22,32 +20,6 @@ class Case(NamedTuple):
     """Words the message must hold: what is wrong, where, what is valid."""
     files: dict[str, str | bytes] = {}
     """What is in the working directory beside the `bench`."""
-
-
-def sft(data: str = "good.jsonl", *sets: str, model: str = "chat") -> list[str]:
-    """`tether sft`, two steps."""
-    return single("sft", data, model, "train.steps=2", *sets)
-
-
-def reward(data: str = "pairs.jsonl", *sets: str, model: str = "chat") -> list[str]:
-    """`tether reward`, two steps."""
-    return single("reward", data, model, "train.steps=2", *sets)
-
-
-def ppo(data: str = "prompts.jsonl", *sets: str, model: str = "chat", by: str = "bad_rewards:good") -> list[str]:
-    """`tether ppo`, one iteration of four short responses."""
-    short = ("train.steps=1", "train.batch_size=4", "sampling.max_new_tokens=4")
-    return [*single("ppo", data, model, *short, *sets), "--reward", by]
-
-
-def single(verb: str, data: str, model: str, *sets: str) -> list[str]:
-    """One stage from flags, into `out`."""
-    return [verb, "--model", model, "--data", data, "--out", "out", *(a for s in sets for a in ("--set", s))]
-
-
-def recipe(*stages: str, head: str = '[run]\nname = "trial"\n') -> dict[str, str | bytes]:
-    """`r.toml` with these stages."""
-    return {"r.toml": head + "".join(f"[[stage]]\n{stage}\n" for stage in stages)}
 
 
 RUN = ["run", "r.toml", "--out", "out"]
@@ -191,6 +163,35 @@ RECIPES = {
         ("stage 'ppo'", "gone.jsonl", "no such file"),
         recipe(SFT, PPO.format("bad_rewards:good").replace("prompts", "gone")),
     ),
+    "text without a column text": Case(
+        RUN,
+        ("stage 'init', field data.path", "good.jsonl", "prompt_response data", "text (text)"),
+        recipe('name = "init"\nalgorithm = "init"\ndata.path = "good.jsonl"'),
+    ),
+    "one response to compare": Case(
+        RUN,
+        ("stage 'votes', field responses", "one response", "num_responses"),
+        recipe(SFT, PAIRS + "\nnum_responses = 1", LABEL.replace("stage:sft", "stage:pairs")),
+    ),
+    "imitating comparisons": Case(
+        RUN,
+        ("stage 'again', field data.path", "stage:votes", "comparisons, not responses"),
+        recipe(
+            SFT,
+            PAIRS,
+            LABEL.replace("stage:sft", "stage:pairs"),
+            SFT.replace('"sft"', '"again"', 1).replace("good.jsonl", "stage:votes"),
+        ),
+    ),
+    "judge that is not there": Case(
+        RUN,
+        ("stage 'evaluate', field judge", "no module 'gone_rewards'"),
+        recipe(
+            SFT,
+            'name = "evaluate"\nalgorithm = "evaluate"\nmodel = "stage:sft"\nbaseline = "chat"\n'
+            'data.path = "prompts.jsonl"\njudge = "gone_rewards:gold"',
+        ),
+    ),
     "--set of no stage": Case([*RUN, "--set", "sftt.seed=1"], ("no stage is called 'sftt'", "'sft'"), recipe(SFT)),
     "--stage that is not there": Case([*RUN, "--stage", "ppo"], ("no stage 'ppo'", "sft"), recipe(SFT)),
     "--stage before its inputs": Case(
@@ -216,6 +217,9 @@ REWARDS = {
     "reward model of three labels": Case(ppo(by="three-labels"), ("three-labels", "3 labels", "exactly 1")),
     "reward model with another tokenizer": Case(ppo(by="reward-other"), ("reward-other", "another tokenizer")),
     "reward folder gone": Case(ppo(by="./gone"), ("./gone", "no such folder")),
+    "value model from a function": Case(
+        ppo("prompts.jsonl", "value.model=reward"), ("value.model", "bad_rewards:good", "valid: 'policy', 'shared'")
+    ),
     "judge gone": Case(ppo("prompts.jsonl", "eval_reward=gone_rewards:gold"), ("no module 'gone_rewards'",)),
 }
 
@@ -285,31 +289,6 @@ def lay(bench: Path, files: dict[str, str | bytes]) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def state(folder: Path) -> dict[str, str]:
-    """File → hash of its bytes, of everything there but the lock."""
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock"]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
-
-
-def looks_finished(folder: Path) -> list[str]:
-    """What in a folder somebody could take for a result."""
-    made = ("manifest.json", "model", "report.html", "groups.jsonl", "evaluation.json")
-    return [str(p) for p in folder.rglob("*") if p.name in made]
-
-
-def refused(args: list[str], says: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
-    """Runs a command that must be refused in one line with these words; the line."""
-    capsys.readouterr()
-    code = main(args)
-    message = capsys.readouterr().err
-    assert code == 2, message
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1, message
-    assert "Traceback" not in message
-    assert [word for word in says if word not in message] == [], message
-    return message
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_one_sentence_and_nothing_half_written(name: str, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = CASES[name]
@@ -319,3 +298,20 @@ def test_one_sentence_and_nothing_half_written(name: str, bench: Path, capsys: p
     assert looks_finished(bench / "out") == []
     after = state(bench)
     assert {p: after.get(p) for p in before} == before
+
+
+def test_the_table_is_long_enough() -> None:
+    """The issue asks for forty."""
+    assert len(CASES) >= 100
+
+
+def test_the_bench_is_sound(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a mistake the same commands succeed, so that no case above fails for another reason than its own."""
+    for args in (sft(), sft("chat.jsonl"), reward(), ppo(), ppo(by="reward")):
+        out = f"out-{args[0]}-{args[4]}-{args[-1]}".replace(":", "-")
+        assert main([out if a == "out" else a for a in args]) == 0, capsys.readouterr().err
+        assert len(looks_finished(bench / out)) == 2
+
+
+def test_an_end_of_turn_mends_a_model_that_names_none(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(sft("good.jsonl", "end_of_turn='<|end|>'", model="no-end")) == 0, capsys.readouterr().err

@@ -126,8 +126,6 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
     """A model to start from: of the right kind, its files there and whole, its tokenizer too if it `reads` for all."""
     if name.startswith(STAGE):
         refuse_other(name, made, ("policy",) if kind == "policy" else ("policy", "reward"))
-    elif kind == "value" and is_function(name):
-        raise InputError(f"`reward` is the function {name}, which no value model can start from; use policy or shared")
     else:
         path = model_at(name)
         check_model(path, kind)
@@ -135,16 +133,11 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
             Template.load(path, end_of_turn=getattr(stage, "end_of_turn", None))
 
 
-def is_function(name: str) -> bool:
-    """Whether a name is of the form `module:function`."""
-    return ":" in name and not Path(name).exists()
-
-
 def check_reward(name: str, made: Mapping[str, StageSection]) -> None:
     """A reward: a function that imports, or a reward model."""
     if name.startswith(STAGE):
         refuse_other(name, made, ("reward",))
-    elif is_function(name):
+    elif ":" in name and not Path(name).exists():
         load_function(name)
     else:
         path = model_at(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,14 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep_last: i
 def write_tensors(target: Path, state: dict[str, Any]) -> None:
     """Writes under a temporary name, waits for the disk, and renames."""
     temporary = target.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:  # what torch makes of a disk that is full
+        temporary.unlink()
+        raise error.__context__ if isinstance(error.__context__, OSError) else error  # noqa: B904 (it is the cause)
     temporary.rename(target)
 
 
@@ -82,9 +87,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     if not found:
         return None
     try:
+        with zipfile.ZipFile(found[-1]) as file:  # torch writes checksums but does not look at them
+            broken = file.testzip()
         state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
-    except Exception as error:
+        if broken or "step" not in state:
+            raise ValueError(broken)
+    except Exception as error:  # a damaged file raises anything, and torch's text advises to execute it
+        kind = type(error).__name__
         raise InputError(
-            f"checkpoint {found[-1]} cannot be read ({error}); remove it to resume from the one before"
+            f"checkpoint {found[-1]} is damaged ({kind}); remove it to resume from the one before"
         ) from error
     return state
