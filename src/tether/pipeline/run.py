@@ -75,9 +75,10 @@ def run(
     mark = digest({"recipe": table, "schema": [hash_path(file) for file in code]})
     if only_stage is None and all_done(table, mark, out):
         return folder_of(table, out)
-    checked = parse_recipe(table, sections(), where="recipe" if isinstance(recipe, Mapping) else str(recipe))
+    where = "recipe" if isinstance(recipe, Mapping) else str(recipe)
+    checked = parse_recipe(table, sections(), where=where)
     if only_stage is not None and only_stage not in [s.name for s in checked.stages]:
-        raise InputError(f"no stage '{only_stage}' in {recipe}; it has {', '.join(s.name for s in checked.stages)}")
+        raise InputError(f"no stage '{only_stage}' in {where}; it has {', '.join(s.name for s in checked.stages)}")
     return run_recipe(checked, folder_of(table, out), only_stage, mark)
 
 
