@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,3 +132,71 @@ def link_data(data: Path, cwd: Path) -> None:
     """The recipe and its data in another working directory, under the same relative names."""
     for file in data.iterdir():
         (cwd / file.name).symlink_to(file)
+
+
+WORDS = "hello there how are you today I am fine thank you what is your name the cat sat on the mat " * 3
+FILES = {
+    "demos.jsonl": [{"prompt": f"hello cat {i}", "response": "how are you"} for i in range(8)],
+    "more.jsonl": [{"prompt": f"your name {i}", "response": "I am fine"} for i in range(8)],
+    "prompts.jsonl": [{"prompt": f"what is {i}"} for i in range(8)],
+    "pairs.jsonl": [{"prompt": f"are you {i}", "chosen": "I am fine", "rejected": "mat"} for i in range(8)],
+}
+REWARD = "def long_ones(completions, **_):\n    return [float(len(c)) for c in completions]\n"
+
+
+def make_model(folder: Path, architecture: str) -> None:
+    """A tiny random model without a chat template."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    from tether.data.bpe import train_tokenizer
+
+    tokenizer = train_tokenizer([WORDS], 300, folder)
+    tokenizer.chat_template = None
+    (folder / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(folder)
+    shared = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        if architecture == "gpt2":
+            GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, **shared)).save_pretrained(
+                folder
+            )
+        else:
+            config = LlamaConfig(
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                **shared,
+            )
+            LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny random models: `llama` and `gpt2`."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("llama", "gpt2"):
+        make_model(folder / name, name)
+    return folder
+
+
+@pytest.fixture
+def bench(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with both models, plain text data and a reward function's module, `lengths`."""
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    for name, rows in FILES.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "lengths.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "lengths", raising=False)
+    return tmp_path
