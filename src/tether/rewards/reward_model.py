@@ -22,6 +22,5 @@ class RewardModelScorer:
     """Tokens of one forward, prompts included: speed and memory only."""
 
     def __call__(self, groups: Sequence[Group]) -> Tensor:
-        scores = infer(self.role, groups, ("scores",), token_budget=self.token_budget).scores
-        assert scores is not None
+        scores: Tensor = infer(self.role, groups, ("scores",), token_budget=self.token_budget).scores
         return scores
