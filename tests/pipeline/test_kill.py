@@ -81,7 +81,7 @@ def test_what_is_compared(whole: Path) -> None:
     others = ["pairs/groups.jsonl", "votes/preferences.jsonl", "evaluate/evaluation.json", "report.json"]
     assert {*models, *logs, *manifests, *others} <= set(names)
     summaries = [json.loads((whole / stage / "manifest.json").read_text())["summary"] for stage in ("sft", "reward")]
-    assert any(summary["kept"]["step"] for summary in summaries), "the best weights are always the first"
+    assert any(summary["kept_step"] for summary in summaries), "the best weights are always the first"
 
 
 def test_killed_at_random_moments(whole: Path, new_place: Callable[[], Path], launcher: Any) -> None:
