@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tether() -> Tether:
     """Runs the installed command in a new process."""
 
-    def run(*args: str | Path, cwd: Path, stdin: str = "", timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(*args: str | Path, cwd: Path, stdin: str = "", timeout: float = 900) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("tether")), *map(str, args)]
         return subprocess.run(
             command, cwd=cwd, input=stdin, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout

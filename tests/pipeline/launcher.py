@@ -26,11 +26,10 @@ import tether.pipeline.train_stage  # noqa: F401
 from tether.cli import main
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "sqlite3.connect"}
-TRAINING = {"sft", "reward", "ppo"}
 
 
 def kill_before_new_changes(out: Path, seen: Path) -> None:
-    """Installs the hook. Changes of the training stages count as the same, and so do those of numbered files."""
+    """Installs the hook. The same change in two stages counts once, and so do those of numbered files."""
     known = set(seen.read_text().splitlines()) if seen.exists() else set()
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -47,8 +46,7 @@ def kill_before_new_changes(out: Path, seen: Path) -> None:
         if not path.is_relative_to(out):
             return
         place = path.relative_to(out).as_posix()
-        stage, _, rest = place.partition("/")
-        change = f"{event} {'training' if stage in TRAINING else stage} {re.sub('[0-9]+', '0', rest)}"
+        change = f"{event} {re.sub('[0-9]+', '0', re.sub('^[a-z]+/', 'STAGE/', place))}"
         if change in known or place == ".lock":
             return
         known.add(change)

@@ -126,7 +126,7 @@ def test_killed_before_every_kind_of_change_to_the_disk(
 ) -> None:
     """SIGKILL just before each file is opened to be written, renamed or removed, and each folder made or removed.
 
-    Training stages count as one, and so do the files of different steps.
+    The same file in two stages counts once, and so do the files of different steps.
     """
     cwd = new_place()
     seen = cwd / "seen.txt"
@@ -141,16 +141,16 @@ def test_killed_before_every_kind_of_change_to_the_disk(
     print(f"\nkills before a change to the disk: {kills}")
     assert kills == len(changes) == len(set(changes))
     for event, place in (
-        ("os.rename", "training unfinished/checkpoints/step-0.tmp"),
-        ("os.remove", "training unfinished/checkpoints/step-0.pt"),
-        ("os.rename", "training unfinished/best.tmp"),
-        ("os.rename", "training unfinished/.model.part"),
-        ("os.rename", "training unfinished/manifest.json.tmp"),
-        ("os.rename", "training unfinished/manifest.json"),
-        ("os.truncate", "training unfinished/events.jsonl"),
-        ("sqlite3.connect", "votes unfinished/preferences.sqlite"),
-        ("os.rename", "evaluate unfinished/evaluation.json.tmp"),
-        ("os.rename", "report.json.tmp "),
-        ("os.rename", "done.json.tmp "),
+        ("os.rename", "STAGE/unfinished/checkpoints/step-0.tmp"),
+        ("os.remove", "STAGE/unfinished/checkpoints/step-0.pt"),
+        ("os.rename", "STAGE/unfinished/best.tmp"),
+        ("os.rename", "STAGE/unfinished/.model.part"),
+        ("os.rename", "STAGE/unfinished/manifest.json.tmp"),
+        ("os.rename", "STAGE/unfinished/manifest.json"),
+        ("os.truncate", "STAGE/unfinished/events.jsonl"),
+        ("sqlite3.connect", "STAGE/unfinished/preferences.sqlite"),
+        ("os.rename", "STAGE/unfinished/evaluation.json.tmp"),
+        ("os.rename", "report.json.tmp"),
+        ("os.rename", "done.json.tmp"),
     ):
         assert f"{event} {place}" in changes

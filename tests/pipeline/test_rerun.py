@@ -212,6 +212,7 @@ class TestWhatIsHashed:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 class TestTheCommand:
     """tiny.toml, as a user runs it."""
 
