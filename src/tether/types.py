@@ -8,6 +8,7 @@ and the tensors an algorithm has computed for them, on the flat axis. There is n
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -72,6 +73,22 @@ class Group:
     prompt: Prompt
     responses: tuple[Response, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Interval(NamedTuple):
+    """An estimate and the interval around it; NaN where the data cannot tell."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON: NaN becomes None.
+
+        >>> Interval(0.5, 0.25, float("nan")).as_dict()
+        {'estimate': 0.5, 'low': 0.25, 'high': None}
+        """
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
 
 class Totals(NamedTuple):

@@ -234,3 +234,14 @@ def test_evaluation_out_of_memory(tiny: Tiny, tmp_path: Path):
     limit(run.ctx, 3)
     with pytest.raises(Full):
         evaluate_loss(run.algorithm, run.ctx, groups)
+
+
+def test_metrics_go_to_tensorboard_when_asked(tiny: Tiny, tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _ = ready(tiny, tmp_path, "sft", {"train": {"steps": 2, "batch_size": 2, "tracker": "tensorboard"}})
+    train(run, [])
+    written = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("sft/loss")
+    logged = events(tmp_path, "train")
+    assert [scalar.step for scalar in written] == [1, 2]
+    assert [scalar.value for scalar in written] == pytest.approx([event["sft/loss"] for event in logged])

@@ -102,6 +102,8 @@ class TrainConfig(Section):
     training reward."""
     log_every: int = Field(default=1, ge=1)
     """Iterations between lines of the event log."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """A copy of the metrics for a dashboard: `tensorboard` writes event files to that folder of the artifact."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

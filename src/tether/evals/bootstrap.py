@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tether.errors import InputError
+from tether.types import Interval
 
 Floats = NDArray[np.float64]
 _CELLS = 2_000_000  # resampled values held at once
-
-
-class Interval(NamedTuple):
-    """An estimate and the percentile interval around it."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """For JSON: NaN becomes None."""
-        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
 
 def mean(values: Floats) -> Floats:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tether.errors import InputError
-from tether.evals.bootstrap import Floats, Interval, interval, numbers, paired
+from tether.evals.bootstrap import Floats, interval, numbers, paired
+from tether.types import Interval
 
 
 def sequence_kl(

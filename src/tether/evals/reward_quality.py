@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tether.errors import InputError
-from tether.evals.bootstrap import Floats, Interval, interval, paired
+from tether.evals.bootstrap import Floats, interval, paired
+from tether.types import Interval
 
 
 class Bin(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tether.errors import InputError
-from tether.evals.bootstrap import Floats, Interval, interval, numbers, paired, resamplings
+from tether.evals.bootstrap import Floats, interval, numbers, paired, resamplings
+from tether.types import Interval
 
 _RIDGE = 1e-2  # curvature of the prior on the two coefficients: keeps them finite when length tells all
 _STEPS = 25

@@ -14,21 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tether.errors import InputError
+from tether.types import Interval
 
 _Floats = NDArray[np.float64]
 _LEVEL = 0.95
-
-
-class Interval(NamedTuple):
-    """An estimate and its 95 % bootstrap interval; NaN where the data cannot tell (nobody overlaps, one category)."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """For JSON: NaN becomes None."""
-        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
 
 def raw_agreement(table: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interval:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from tether.errors import InputError
-from tether.feedback.agreement import Bias, Interval, krippendorff_alpha, position_bias, raw_agreement
+from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
 from tether.feedback.annotators import Annotator
 from tether.feedback.facts import content_key
 from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.store import Store
+from tether.types import Interval
 
 _CHUNK = 100  # items between commits
 _TIE = 2

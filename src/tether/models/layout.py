@@ -92,12 +92,43 @@ def lay_out(
     if kind == "tree" and all(len(g.responses) == 1 for g in groups):
         kind = "rows"  # the same rows, and no mask to build
     row_width = max((width(g, kind) for g in groups), default=0)
-    ids: list[int] = []
-    positions: list[int] = []
-    starts: list[int] = []  # tree: first cell of the response that a cell belongs to; 0 in the prompt
-    predict: list[int] = []
-    last: list[int] = []
-    targets: list[int] = []
+    cells = _cells(groups, kind, row_width, pad_id)
+    grid = torch.tensor(cells.ids, device=device).view(-1, row_width)
+    if kind == "rows":
+        return Laid(
+            grid,
+            torch.arange(row_width, device=device).expand(grid.shape),
+            None,
+            *(torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets)),
+        )
+    prompts = torch.tensor([len(g.prompt.token_ids) for g in groups], device=device)
+    places = torch.tensor(cells.positions, device=device).view(grid.shape)
+    seen = _tree_mask(torch.tensor(cells.starts, device=device).view(grid.shape), prompts)
+    return Laid(
+        grid,
+        places,
+        _styled(seen, places, mask_style),
+        *(torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets)),
+    )
+
+
+class _Cells(NamedTuple):
+    """Rows one after the other, as lists; what is not explained here is as in `Laid`."""
+
+    ids: list[int]
+    positions: list[int]
+    """Tree only: in rows they count up from 0."""
+    starts: list[int]
+    """Tree only: first cell of the response that a cell belongs to; 0 in the prompt."""
+    predict: list[int]
+    last: list[int]
+    targets: list[int]
+
+
+def _cells(groups: Sequence[Group], kind: Kind, row_width: int, pad_id: int) -> _Cells:
+    """Fills the rows, each of `row_width` cells, and notes where the flat axis lies on them."""
+    cells = _Cells([], [], [], [], [], [])
+    ids, positions, starts, predict, last, targets = cells
     for group in groups:
         prompt = group.prompt.token_ids
         base = len(ids)  # first cell of the row
@@ -132,23 +163,7 @@ def lay_out(
             starts += [len(ids) - base] * pads
             ids += [pad_id] * pads
             positions += [0] * pads
-    grid = torch.tensor(ids, device=device).view(-1, row_width)
-    if kind == "rows":
-        return Laid(
-            grid,
-            torch.arange(row_width, device=device).expand(grid.shape),
-            None,
-            *(torch.tensor(x, dtype=torch.long, device=device) for x in (predict, last, targets)),
-        )
-    prompts = torch.tensor([len(g.prompt.token_ids) for g in groups], device=device)
-    places = torch.tensor(positions, device=device).view(grid.shape)
-    seen = _tree_mask(torch.tensor(starts, device=device).view(grid.shape), prompts)
-    return Laid(
-        grid,
-        places,
-        _styled(seen, places, mask_style),
-        *(torch.tensor(x, dtype=torch.long, device=device) for x in (predict, last, targets)),
-    )
+    return cells
 
 
 def _tree_mask(starts: Tensor, prompts: Tensor) -> Tensor:

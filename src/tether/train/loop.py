@@ -6,6 +6,7 @@ Parts: `train` (iterations, evaluation, checkpoints), `learn` (mini-epochs and m
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -21,6 +22,7 @@ from tether.errors import InputError
 from tether.models.plan import micro_batches
 from tether.monitor.console import Progress
 from tether.monitor.log import EventLog
+from tether.monitor.trackers import Tracker, open_tracker
 from tether.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state, write_tensors
 from tether.train.context import Context
 from tether.train.cursor import Cursor
@@ -95,7 +97,10 @@ def train(run: Run, held_out: Sequence[Group]) -> Metrics:
     run.log = EventLog.open(run.folder, saved["log"] if saved else None)
     if saved is not None:
         run.restore(saved)
-    with run.log, Progress(ctx.config.name, total, start=ctx.step) as progress:
+    tracked: contextlib.AbstractContextManager[Tracker | None] = contextlib.nullcontext()
+    if plan.tracker != "none":
+        tracked = contextlib.closing(open_tracker(plan.tracker, run.folder / plan.tracker, ctx.step))
+    with run.log, tracked as tracker, Progress(ctx.config.name, total, start=ctx.step) as progress:
         if ctx.step == 0:
             run.last = evaluate(run, held_out)
         while ctx.step < total:
@@ -107,6 +112,9 @@ def train(run: Run, held_out: Sequence[Group]) -> Metrics:
             progress.update(ctx.step, metrics)
             if ctx.step % eval_every == 0 or ctx.step == total:
                 run.last = evaluate(run, held_out)
+                metrics = metrics | run.last
+            if tracker is not None:
+                tracker.log(ctx.step, metrics)
             if ctx.step % save_every == 0 or ctx.step == total:
                 save_checkpoint(run.folder / "checkpoints", ctx.step, run.state(), plan.keep_last)
     return run.last
