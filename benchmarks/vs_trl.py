@@ -64,6 +64,7 @@ MICRO_BATCHES, DEFAULT = (1, 2, 4, 8, 16, 32), 8
 OPTIM = OptimConfig(lr=5e-4, betas=(0.9, 0.95), weight_decay=0.0, max_grad_norm=1.0)
 """AdamW in fp32 at a constant rate."""
 CHATS = "demo:chitchat-chat"
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 AGREE = 2e-3
 """Largest relative difference of the held-out losses that is rounding."""
 
@@ -78,6 +79,7 @@ class Work(NamedTuple):
     """One epoch of examples, tokenised."""
     held_out: list[Group]
     device: str
+    clock: Callable[[], float]
 
 
 class Outcome(NamedTuple):
@@ -90,7 +92,7 @@ class Outcome(NamedTuple):
     """On the held-out examples, afterwards."""
 
 
-def prepare(stage: Stage, folder: Path, num_examples: int, device: str) -> Work:
+def prepare(stage: Stage, folder: Path, num_examples: int, device: str, clock: str) -> Work:
     """A vocabulary learnt from the demo conversations, random weights (a reward head too), and tokenised examples."""
     rows = read_rows(DataConfig(path="demo:chitchat-text", limit=1500))
     train_tokenizer((row["text"] for row in rows), VOCABULARY, folder)
@@ -98,14 +100,14 @@ def prepare(stage: Stage, folder: Path, num_examples: int, device: str) -> Work:
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, num_labels=1, **ids, **ARCHITECTURE)
     seed_everything(SEED)
-    model: Any = (LlamaForSequenceClassification if stage == "rm" else LlamaForCausalLM)(config)
-    model.save_pretrained(folder)
+    (LlamaForSequenceClassification if stage == "rm" else LlamaForCausalLM)(config).save_pretrained(folder)
     limit = num_examples + HELD_OUT + BATCH  # some may be dropped
     path = CHATS if stage == "sft" else write_pairs(folder / "pairs.jsonl", limit)
     data = DataConfig(path=path, limit=limit, on_too_long="drop")
     need = ALGORITHMS[NAMES[stage]].data
     groups, _ = load_groups(data, Template.load(folder), ARCHITECTURE["max_position_embeddings"], need=need)
-    return Work(stage, folder, groups[:num_examples], groups[num_examples : num_examples + HELD_OUT], device)
+    held_out = groups[num_examples : num_examples + HELD_OUT]
+    return Work(stage, folder, groups[:num_examples], held_out, device, CLOCKS[clock])
 
 
 def write_pairs(file: Path, count: int) -> str:
@@ -129,25 +131,25 @@ def run_tether(work: Work, train: TrainConfig) -> Outcome:
     ctx = Context(config, {main: role}, Template.load(work.folder), SEED, token_budget=train.token_budget)
     run = Run(algorithm, ctx, Cursor(work.groups, SEED), {main: OPTIM}, work.folder)
     total = len(work.groups) // BATCH
-    began = now(work.device)
+    began = now(work)
     for _ in range(total):
         iterate(run, total)
-    seconds = now(work.device) - began
+    seconds = now(work) - began
     return Outcome(seconds, ctx.step, held_out_loss(work, role.hf))
 
 
 class Clock(transformers.TrainerCallback):
     """Seconds of a TRL training, without the building of its optimiser and data loader."""
 
-    def __init__(self, device: str) -> None:
-        self.device, self.began, self.ended = device, 0.0, 0.0
+    def __init__(self, work: Work) -> None:
+        self.work, self.began, self.ended = work, 0.0, 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began = now(self.device)
+        self.began = now(self.work)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == state.max_steps:
-            self.ended = now(self.device)
+            self.ended = now(self.work)
 
 
 def run_trl(work: Work, micro_batch: int) -> Outcome:
@@ -182,7 +184,7 @@ def run_trl(work: Work, micro_batch: int) -> Outcome:
         seed=SEED,
         **({"completion_only_loss": True} if sft else {}),
     )
-    clock = Clock(work.device)
+    clock = Clock(work)
     model = (LlamaForCausalLM if sft else LlamaForSequenceClassification).from_pretrained(work.folder)
     ordered = Cursor(work.groups, SEED).draw(len(work.groups))
     trainer = (trl.SFTTrainer if sft else trl.RewardTrainer)(
@@ -199,7 +201,7 @@ def run_trl(work: Work, micro_batch: int) -> Outcome:
 
 def columns(stage: Stage, group: Group) -> dict[str, list[int]]:
     """An example as TRL takes it tokenised; a label of −100 is outside the loss."""
-    prompt, *answers = (list(part.token_ids) for part in (group.prompt, *group.responses))
+    prompt, answers = list(group.prompt.token_ids), [list(r.token_ids) for r in group.responses]
     if stage == "rm":
         return {"chosen_ids": prompt + answers[0], "rejected_ids": prompt + answers[1]}
     return {"input_ids": prompt + answers[0], "labels": [-100] * len(prompt) + answers[0]}
@@ -212,8 +214,7 @@ def held_out_loss(work: Work, model: Any) -> float:
 
     def logits(group: Group, i: int) -> torch.Tensor:
         ids = torch.tensor([group.prompt.token_ids + group.responses[i].token_ids], device=model.device)
-        found: torch.Tensor = model(input_ids=ids).logits[0]
-        return found
+        return model(input_ids=ids).logits[0]  # type: ignore[no-any-return]
 
     if work.stage == "rm":
         return -statistics.mean(logsigmoid(logits(g, 0) - logits(g, 1)).item() for g in work.held_out)
@@ -222,23 +223,21 @@ def held_out_loss(work: Work, model: Any) -> float:
     return cross_entropy(torch.cat(predicted), torch.cat(targets)).item()
 
 
-def now(device: str) -> float:
+def now(work: Work) -> float:
     """Seconds, once the device has done what it was given."""
-    if device != "cpu":
+    if work.device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return work.clock()
 
 
 def compare(sides: dict[str, Callable[[], Outcome]], repeats: int) -> dict[str, list[Outcome]]:
     """Each side once to warm up, then in turns, so that a busy machine slows both."""
     outcomes: dict[str, list[Outcome]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
+    for _ in range(repeats + 1):
         for name, run in sides.items():
             gc.collect()
-            outcome = run()
-            if turn:
-                outcomes[name].append(outcome)
-    return outcomes
+            outcomes[name].append(run())
+    return {name: found[1:] for name, found in outcomes.items()}
 
 
 def report(work: Work, outcomes: dict[str, list[Outcome]], settings: Sequence[str]) -> str:
@@ -246,10 +245,8 @@ def report(work: Work, outcomes: dict[str, list[Outcome]], settings: Sequence[st
     prompt = statistics.mean(len(g.prompt.token_ids) for g in work.groups)
     answer = statistics.mean(len(r.token_ids) for g in work.groups for r in g.responses)
     unit = "pairs" if work.stage == "rm" else "examples"
-    lines = [
-        f"{work.stage}: {len(work.groups)} {unit} of {prompt:.0f} prompt and {answer:.0f} response tokens on average",
-        f"{machine(work.device)}; {', '.join(settings)}",
-    ]
+    data = f"{len(work.groups)} {unit} of {prompt:.0f} prompt and {answer:.0f} response tokens on average"
+    lines = [f"{work.stage}: {data}", f"{machine(work.device)}; {', '.join(settings)}"]
     rates = {name: [len(work.groups) / one.seconds for one in found] for name, found in outcomes.items()}
     mine, same = outcomes["tether"][-1], True
     for name, rate in rates.items():
@@ -277,6 +274,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=["sft", "rm"], required=True)
     parser.add_argument("--repeats", type=int, default=5, help="timed trainings of each side")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: on a busy machine, with one thread")
     parser.add_argument("--steps", type=int, default=16, help=f"optimiser steps of a training, {BATCH} examples each")
     parser.add_argument("--token-budget", type=int, default=TrainConfig().token_budget, help="Tether's; its default")
     parser.add_argument("--layout", choices=["auto", "rows", "tree"], default="auto", help="Tether's; its default")
@@ -288,11 +286,11 @@ def main() -> None:
     budget, layout = given.token_budget, given.layout
     train = TrainConfig(epochs=1, batch_size=BATCH, device=device, dtype="float32", token_budget=budget, layout=layout)
     with tempfile.TemporaryDirectory() as folder:
-        work = prepare(given.stage, Path(folder), given.steps * BATCH, device)
+        work = prepare(given.stage, Path(folder), given.steps * BATCH, device, given.clock)
         best = min(MICRO_BATCHES, key=lambda size: run_trl(work, size).seconds)
         sides: dict[str, Callable[[], Outcome]] = {"tether": lambda: run_tether(work, train)}
         sides |= {f"trl micro-batch {n}": partial(run_trl, work, n) for n in (best, DEFAULT)}
-        settings = (f"batch {BATCH}, fp32", f"tether token_budget {budget}, layout {layout}")
+        settings = (f"{given.clock} time", f"batch {BATCH}, fp32", f"tether token_budget {budget}, layout {layout}")
         print(report(work, compare(sides, given.repeats), settings))
 
 
