@@ -224,6 +224,7 @@ def test_centering_draws_scores_to_zero(tiny: Tiny):
     [
         ("sft", {"aggregate": "mean"}, "aggregate"),
         ("sft", {"neftune_alpha": -1.0}, "neftune_alpha"),
+        ("sft", {"neftune_alpha": 5.0, "train": {"layout": "varlen"}}, "whole micro-batch"),
         ("reward_model", {"label_smoothing": 0.5}, "label_smoothing"),
         ("reward_model", {"margin": "rows"}, "margin"),
         ("reward_model", {"centering": -0.1}, "centering"),

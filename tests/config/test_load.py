@@ -122,7 +122,7 @@ def test_out_folder(tmp_path: Path) -> None:
         (
             "optim.lr = 1e-3",
             'train.layout = "ragged"',
-            "stage 'sft', field train.layout: got 'ragged', expected 'auto', 'rows' or 'tree'",
+            "stage 'sft', field train.layout: got 'ragged', expected 'auto', 'rows', 'tree' or 'varlen'",
         ),
         (
             "optim.lr = 1e-3",

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.models.conftest import FALL_BACK, TREE, group
+from tests.models.conftest import FALL_BACK, TREE, UNPACKED, group
 from transformers import AutoModelForCausalLM
 
 from tether.errors import InputError
@@ -52,6 +52,21 @@ def test_tree_by_hand():
     assert laid.attention[1, 0].any(-1).all(), "a pad that sees nothing makes NaN"
 
 
+def test_varlen_by_hand():
+    groups = [
+        Group(Prompt((1, 2)), (Response((3, 4)), Response((5,)))),
+        Group(Prompt((6,)), (Response((7, 8, 9), trained=(True, False, True)),)),
+    ]
+    laid = lay_out(groups, "varlen")
+    assert laid.input_ids.tolist() == [[1, 2, 3, 4, 1, 2, 5, 6, 7, 8, 9]]
+    assert laid.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3]]
+    assert laid.bounds.tolist() == [0, 4, 7, 11]
+    assert laid.longest == 4
+    assert laid.targets.tolist() == [3, 4, 5, 7, 9]
+    assert laid.predict.tolist() == [1, 2, 5, 7, 9]
+    assert laid.last.tolist() == [3, 6, 10]
+
+
 def test_window_counts_positions_not_cells():
     style = MaskStyle((View("full"), View("near", window=2)), torch.float32)
     laid = lay_out([Group(Prompt((1, 2)), (Response((3,)), Response((4,))))], "tree", style)
@@ -62,7 +77,7 @@ def test_window_counts_positions_not_cells():
 
 
 def test_a_first_token_needs_a_token_before_it():
-    for kind in ("rows", "tree"):
+    for kind in ("rows", "tree", "varlen"):
         with pytest.raises(InputError, match="a prompt has no tokens"):
             lay_out([Group(Prompt(()), (Response((1, 2)), Response((3,))))], kind)
     laid = lay_out([Group(Prompt(()), (Response((1, 2), trained=(False, True)),))], "rows")
@@ -88,13 +103,13 @@ def gradient(loss: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("kind", ["rows", "tree"])
+@pytest.mark.parametrize("kind", ["rows", "tree", "varlen"])
 @pytest.mark.parametrize("name", TREE + FALL_BACK)
 def test_layouts_equal_plain_transformers(name, kind, folder, groups):
     path = folder(name)
-    if kind == "tree" and name in FALL_BACK:
-        with pytest.raises(InputError, match="layout 'tree' cannot be used"):
-            load_policy(path, device="cpu", layout="tree")
+    if name in {"rows": [], "tree": FALL_BACK, "varlen": UNPACKED}[kind]:
+        with pytest.raises(InputError, match=f"layout '{kind}' cannot be used"):
+            load_policy(path, device="cpu", layout=kind)
         return
     role = load_policy(path, device="cpu", layout=kind, value_head=True)
     model = AutoModelForCausalLM.from_pretrained(path).eval()
@@ -131,7 +146,7 @@ def test_falls_back_and_says_why(name, folder):
     assert type(role.hf).__name__ in role.layout_reason
 
 
-@pytest.mark.parametrize("layout", ["rows", "tree"])
+@pytest.mark.parametrize("layout", ["rows", "tree", "varlen"])
 def test_pad_and_neighbours_change_nothing(layout, folder, groups):
     """`pad == eos` included: 2 is the end of turn, and ends a response here."""
     groups[0] = dataclasses.replace(groups[0], responses=(*groups[0].responses, Response((5, 2))))

@@ -17,7 +17,7 @@ from tether.types import Group, Outputs
 shapes = st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=1, max_size=4)), max_size=12)
 
 
-@given(shapes, st.integers(1, 300), st.sampled_from(["rows", "tree"]))
+@given(shapes, st.integers(1, 300), st.sampled_from(["rows", "tree", "varlen"]))
 def test_plan_holds_every_group_once_within_budget(shape, budget, layout):
     groups = [group(prompt, *responses) for prompt, responses in shape]
     plan = micro_batches(groups, budget, layout)
@@ -25,7 +25,9 @@ def test_plan_holds_every_group_once_within_budget(shape, budget, layout):
     assert plan == micro_batches(groups, budget, layout)
     for batch in plan:
         members = [groups[i] for i in batch]
-        cells = sum(height(g, layout) for g in members) * max(width(g, layout) for g in members)
+        widths = [width(g, layout) for g in members]
+        packed = layout == "varlen"
+        cells = sum(widths) if packed else sum(height(g, layout) for g in members) * max(widths)
         assert len(members) == 1 or cells <= budget
         assert lay_out(members, layout).num_cells == cells
 

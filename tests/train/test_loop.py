@@ -52,7 +52,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("algorithm", "fields"), KINDS)
-@pytest.mark.parametrize("layout", ["rows", "tree"])
+@pytest.mark.parametrize("layout", ["rows", "tree", "varlen"])
 def test_a_step_does_not_depend_on_its_micro_batches(
     tiny: Tiny, tmp_path: Path, algorithm: str, fields: dict[str, Any], layout: str
 ):

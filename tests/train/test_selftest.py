@@ -191,7 +191,7 @@ def test_noise_that_is_not_a_dropout_module(tiny: Tiny):
     assert "gives other logprobs in training than in evaluation" in refusal(ctx, examples(ctx.template, 8, 1))
 
 
-@pytest.mark.parametrize("layout", ["rows", "tree"])
+@pytest.mark.parametrize("layout", ["rows", "tree", "varlen"])
 def test_a_model_that_depends_on_its_batch(tiny: Tiny, layout: str):
     class OverTheBatch(nn.Module):
         def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """SFT: supervised fine-tuning on demonstrations, L = −Σ log π(y_t | x, y_<t) over response tokens only.
 
 Prompt tokens, other speakers' turns and tool output are no part of the loss; the end-of-turn token is.
-Left out: sequence packing as a setting (the layout already computes no padding to speak of).
+Sequence packing is `train.layout`, and like every layout it changes no number.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tether.config import TrainSection
@@ -24,6 +24,15 @@ class Config(TrainSection):
     """Mean over the step's response tokens, or over its responses (each response's own mean first)."""
     neftune_alpha: float = Field(default=0.0, ge=0)
     """NEFTune noise on the embeddings while training (Jain et al. 2023); 0 is none, 5 is the paper's."""
+
+    @model_validator(mode="after")
+    def _noise_needs_rows(self) -> Config:
+        if self.neftune_alpha and self.train.layout == "varlen":
+            raise ValueError(
+                "neftune_alpha scales its noise by the length of a row, and under train.layout = 'varlen' that is a "
+                "whole micro-batch; valid with it: 'auto', 'rows', 'tree'"
+            )
+        return self
 
 
 def roles(config: Config) -> dict[str, RoleSpec]:

@@ -29,7 +29,7 @@ def wanted(field: FieldInfo) -> str:
     >>> wanted(TrainConfig.model_fields["steps"])
     'a whole number >= 1'
     >>> wanted(TrainConfig.model_fields["layout"])
-    "'auto', 'rows' or 'tree'"
+    "'auto', 'rows', 'tree' or 'varlen'"
     """
     return describe(field.annotation, field.metadata)
 

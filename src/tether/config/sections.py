@@ -85,8 +85,9 @@ class TrainConfig(Section):
     """Passes over an iteration's batch."""
     token_budget: int = Field(default=1024, ge=16)
     """Tokens of a micro-batch, prompts included: speed and memory only, never the result."""
-    layout: Literal["auto", "rows", "tree"] = "auto"
-    """How groups become rows; `auto` takes `tree` (a prompt computed once per group) where the model can."""
+    layout: Literal["auto", "rows", "tree", "varlen"] = "auto"
+    """How groups become rows; `auto` takes `tree` (a prompt computed once per group) where the model can. `varlen`
+    packs a micro-batch into one row without pads, for flash attention (where installed, on CUDA in half precision)."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

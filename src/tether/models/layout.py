@@ -1,10 +1,12 @@
 """Groups → the rows a trunk reads, and where on those rows the flat axis lies. Nothing else knows about padding.
 
-Two layouts, same numbers:
+Three layouts, same numbers:
 
 - `rows`: one row a response, `[prompt | response | pads]`. Padding comes last, so a causal trunk needs no mask at all.
 - `tree`: one row a group, `[prompt | r1 | … | rK | pads]`. Positions restart after the prompt for every response, and a
   mask lets a response see the prompt and itself. The prompt is computed once.
+- `varlen`: one row in all, `[prompt | response | prompt | response | …]`, with no pad and the bounds of its sequences,
+  which flash attention keeps apart. Other attention is told by a mask as wide as the row: right, but slow.
 
 Shapes: `B` rows, `T` cells of a row, `S` responses, `N` trained response tokens.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,7 +24,7 @@ from torch import Tensor
 from tether.errors import InputError
 from tether.types import Group
 
-Kind = Literal["rows", "tree"]
+Kind = Literal["rows", "tree", "varlen"]
 
 
 class View(NamedTuple):
@@ -60,6 +63,10 @@ class Laid:
     """(S,) int64 cell of each response's last real token."""
     targets: Tensor
     """(N,) int64 the trained tokens."""
+    bounds: Tensor | None = None
+    """(S+1,) int32 first cell of each packed sequence, then T; None: a row is one sequence."""
+    longest: int = 0
+    """Cells of the longest packed sequence."""
 
     @property
     def num_cells(self) -> int:
@@ -70,12 +77,14 @@ class Laid:
 def width(group: Group, kind: Kind) -> int:
     """Cells the group needs in a row, pads apart."""
     lengths = [len(r.token_ids) for r in group.responses]
+    if kind == "varlen":
+        return len(group.prompt.token_ids) * len(lengths) + sum(lengths)
     return len(group.prompt.token_ids) + (sum(lengths) if kind == "tree" else max(lengths, default=0))
 
 
 def height(group: Group, kind: Kind) -> int:
     """Rows the group needs."""
-    return 1 if kind == "tree" else len(group.responses)
+    return len(group.responses) if kind == "rows" else 1
 
 
 def lay_out(
@@ -91,24 +100,34 @@ def lay_out(
     """
     if kind == "tree" and all(len(g.responses) == 1 for g in groups):
         kind = "rows"  # the same rows, and no mask to build
+    if kind == "varlen":
+        return _packed(groups, device)
     row_width = max((width(g, kind) for g in groups), default=0)
     cells = _cells(groups, kind, row_width, pad_id)
     grid = torch.tensor(cells.ids, device=device).view(-1, row_width)
+    predict, last, targets = _flat(cells, device)
     if kind == "rows":
-        return Laid(
-            grid,
-            torch.arange(row_width, device=device).expand(grid.shape),
-            None,
-            *(torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets)),
-        )
+        return Laid(grid, torch.arange(row_width, device=device).expand(grid.shape), None, predict, last, targets)
     prompts = torch.tensor([len(g.prompt.token_ids) for g in groups], device=device)
     places = torch.tensor(cells.positions, device=device).view(grid.shape)
     seen = _tree_mask(torch.tensor(cells.starts, device=device).view(grid.shape), prompts)
+    return Laid(grid, places, _styled(seen, places, mask_style), predict, last, targets)
+
+
+def _packed(groups: Sequence[Group], device: torch.device | str) -> Laid:
+    """Rows without their pads, end to end in one row."""
+    cells = _cells(groups, "rows", 0, 0)
+    sizes = [len(g.prompt.token_ids) + len(r.token_ids) for g in groups for r in g.responses]
+    predict, last, targets = _flat(cells, device)
     return Laid(
-        grid,
-        places,
-        _styled(seen, places, mask_style),
-        *(torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets)),
+        torch.tensor([cells.ids], device=device),
+        torch.tensor([[n for size in sizes for n in range(size)]], device=device),
+        None,
+        predict,
+        last,
+        targets,
+        bounds=torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device),
+        longest=max(sizes),
     )
 
 
@@ -125,8 +144,16 @@ class _Cells(NamedTuple):
     targets: list[int]
 
 
+def _flat(cells: _Cells, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+    """`predict`, `last` and `targets` as tensors."""
+    predict, last, targets = (
+        torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets)
+    )
+    return predict, last, targets
+
+
 def _cells(groups: Sequence[Group], kind: Kind, row_width: int, pad_id: int) -> _Cells:
-    """Fills the rows, each of `row_width` cells, and notes where the flat axis lies on them."""
+    """Fills the rows, each of at least `row_width` cells, and notes where the flat axis lies on them."""
     cells = _Cells([], [], [], [], [], [])
     ids, positions, starts, predict, last, targets = cells
     for group in groups:

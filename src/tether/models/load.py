@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.utils import logging as hf_logging
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from tether.errors import InputError
 from tether.models.probe import Layout, probe
@@ -62,7 +63,9 @@ def load_policy(
     """A causal LM as a policy, with its saved value head, or a new small one drawn from `seed`, if wanted."""
     path = resolve_model(path)
     config = _policy_config(path)
-    hf = _load(AutoModelForCausalLM, path, config, _dtype(dtype, _device(device)))
+    wanted = _dtype(dtype, _device(device))
+    _choose_attention(config, layout, wanted, _device(device))
+    hf = _load(AutoModelForCausalLM, path, config, wanted)
     head = None
     if value_head:
         saved = Path(path) / VALUE_HEAD
@@ -94,6 +97,7 @@ def load_scalar(
     config, trained = _scalar_config(path, require_head)
     loose = Path(path) / SCALAR_HEAD
     wanted = _dtype(dtype, _device(device))
+    _choose_attention(config, layout, wanted, _device(device))
     hf: Any = None if loose.is_file() else _classifier(path, config, wanted, trained)
     head: nn.Linear | None = None
     if hf is None:
@@ -162,6 +166,13 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if fast else torch.float32
+
+
+def _choose_attention(config: PreTrainedConfig, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+    """Packed rows want flash attention; it wants CUDA, half precision and its package."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    if layout == "varlen" and half and device.type == "cuda" and is_flash_attn_2_available():
+        config._attn_implementation = "flash_attention_2"
 
 
 def _config(path: str) -> PreTrainedConfig:

@@ -19,12 +19,13 @@ def micro_batches(groups: Sequence[Group], token_budget: int, layout: Kind) -> l
     """
     order = sorted(range(len(groups)), key=lambda i: (-width(groups[i], layout), i))
     plan: list[list[int]] = []
-    rows = cells = 0
+    rows = widest = cells = 0
     for i in order:
-        more = height(groups[i], layout)
-        if not plan or (rows + more) * cells > token_budget:
+        own, more = width(groups[i], layout), height(groups[i], layout)
+        cells = cells + own if layout == "varlen" else (rows + more) * widest
+        if not plan or cells > token_budget:
             plan.append([])
-            rows, cells = 0, width(groups[i], layout)  # in descending order the first group is the widest
+            rows, widest, cells = 0, own, own  # in descending order the first group is the widest
         plan[-1].append(i)
         rows += more
     return plan

@@ -1,8 +1,9 @@
 """What a trunk can do, found by trying: which layout gives plain forward's numbers, and what is done to its logits.
 
-A few random sequences go through the trunk one at a time, as plain `transformers` would, then as `rows`, then as `tree`
-rows in each form of mask. The first form that agrees is used. Windows are narrowed for the trial, or they would never
-bite on sequences this short. It costs about ten short forwards.
+A few random sequences go through the trunk one at a time, as plain `transformers` would, then as `rows`, then packed
+(`varlen`: asked for, or attention is flash attention) or as `tree` rows in each form of mask. The first that agrees is
+used. Windows are narrowed for the trial, or they would never bite on sequences this short. It costs about ten short
+forwards.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tether.errors import InputError
 from tether.math.logprobs import Logits
-from tether.models.layout import Kind, MaskStyle, View, lay_out
+from tether.models.layout import Kind, MaskStyle, View, lay_out, width
 from tether.models.role import Role
 from tether.types import Group, Prompt, Response
 
-Layout = Literal["auto", "rows", "tree"]
+Layout = Literal["auto", "rows", "tree", "varlen"]
 
 LENGTHS = ((9, (5, 2)), (4, (3, 7, 1)))
 """Prompt and response lengths of the trial groups."""
@@ -29,6 +30,10 @@ NARROW = 4
 """Sliding windows and chunks during the trial: shorter than every sequence of it."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.01}
 """Largest relative error of a state that rounding explains; wrong masks make errors near 1."""
+LONGEST_PACKED = 4096
+"""Longest context that the trial of packed rows goes beyond."""
+Choice = tuple[Kind, MaskStyle, str]
+"""A layout, its form of mask, and why."""
 WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
 """Configuration fields a mask can honour, and the layers they are about."""
 
@@ -37,8 +42,8 @@ WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunk
 def probe(role: Role, layout: Layout = "auto") -> None:
     """Sets the role's `transform`, `layout`, `layout_reason` and `mask_style`. Leaves every random generator alone.
 
-    Raises `InputError` where no layout gives the plain numbers, the logits are not understood, or `tree` was demanded
-    of a trunk that cannot.
+    Raises `InputError` where no layout gives the plain numbers, the logits are not understood, or `tree` or `varlen`
+    was demanded of a trunk that cannot.
     """
     training = [module for module in role.modules() if module.training]
     role.eval()
@@ -52,37 +57,67 @@ def probe(role: Role, layout: Layout = "auto") -> None:
         tolerance = TOLERANCE[plain.dtype]
         if off > tolerance:
             raise InputError(f"{name}: its states depend on the rest of the batch (by {off:.2g}); it cannot be used")
-        style, reason = (None, "asked for") if layout == "rows" else _tree_style(role, groups, plain, tolerance)
-    if style is None and layout == "tree":
-        raise InputError(f"layout 'tree' cannot be used with {name}: {reason}; valid here: 'rows' or 'auto'")
-    role.layout = "rows" if style is None else "tree"
-    role.mask_style = _true_to(role.trunk.config, style) if style is not None else MaskStyle()
-    role.layout_reason = reason
+        packed = layout == "varlen" or (layout == "auto" and has_flash_attention(role.trunk))
+        choice: Choice = ("rows", MaskStyle(), "asked for")
+        if layout != "rows":
+            choice = (_packed if packed else _tree)(role, groups, plain, tolerance)
+    kind, style, reason = choice
+    if layout not in ("auto", kind):
+        raise InputError(f"layout '{layout}' cannot be used with {name}: {reason}; valid here: 'rows' or 'auto'")
+    role.layout, role.layout_reason = kind, reason
+    role.mask_style = _true_to(role.trunk.config, style)
     for module in training:
         module.training = True
 
 
-def _tree_style(role: Role, groups: Sequence[Group], plain: Tensor, tolerance: float) -> tuple[MaskStyle | None, str]:
-    """The first form of mask under which tree rows agree, and why it is, or is not, used."""
+def has_flash_attention(trunk: nn.Module) -> bool:
+    """Whether the trunk's attention is a flash-attention kernel, which packs sequences and takes no mask."""
+    config: Any = trunk.config
+    return "flash" in (config._attn_implementation or "")
+
+
+def _packed(role: Role, groups: Sequence[Group], plain: Tensor, tolerance: float) -> Choice:
+    """`varlen`, if the packed sequences do not see each other."""
+    name = type(role.hf).__name__
+    # A packed row may be longer than any sequence can be, and a trunk may have room for one sequence only.
+    cells = sum(width(group, "varlen") for group in groups)
+    copies = 1 + (role.max_tokens // cells if role.max_tokens <= LONGEST_PACKED else 0)
+    try:
+        off = _error(_states(role, [*groups] * copies, "varlen", MaskStyle()), plain.repeat(copies, 1))
+    except (TypeError, RuntimeError, ValueError, IndexError) as error:
+        return "rows", MaskStyle(), f"{name} takes no packed rows ({_first_line(error)})"
+    if off > tolerance:
+        return "rows", MaskStyle(), f"packed rows of {name} differ from plain ones (by {off:.2g})"
+    means = "flash attention" if has_flash_attention(role.trunk) else "a mask: without flash attention this is slow"
+    return "varlen", MaskStyle(), f"packed rows equal plain ones to {off:.1g}, kept apart by {means}"
+
+
+def _tree(role: Role, groups: Sequence[Group], plain: Tensor, tolerance: float) -> Choice:
+    """`tree` and the first form of mask under which its rows agree; or `rows`, and why."""
     config = role.trunk.config
+    rows: tuple[Kind, MaskStyle] = "rows", MaskStyle()
     if "position_ids" not in inspect.signature(role.trunk.forward).parameters:
-        return None, f"{type(role.hf).__name__} takes no position ids, so a response cannot restart after its prompt"
+        return *rows, f"{type(role.hf).__name__} takes no position ids, so a response cannot restart after its prompt"
     if foreign := _foreign_windows(config):
-        return None, f"{type(role.hf).__name__} limits attention by {foreign}, which a mask here cannot follow"
+        return *rows, f"{type(role.hf).__name__} limits attention by {foreign}, which a mask here cannot follow"
     closest, refusal = float("inf"), ""
     for style in _styles(config, plain.dtype):
         try:
             off = _error(_states(role, groups, "tree", style), plain)
         except Exception as error:  # any way of not taking this mask is an answer
-            refusal = refusal or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            refusal = refusal or _first_line(error)
             continue
         if off <= tolerance:
             form = "boolean" if style.additive is None else "additive"
-            return style, f"tree rows equal plain ones to {off:.1g} with a {form} mask"
+            return "tree", style, f"tree rows equal plain ones to {off:.1g} with a {form} mask"
         closest = min(closest, off)
     if closest < float("inf"):
-        return None, f"tree rows of {type(role.hf).__name__} differ from plain ones (by {closest:.2g})"
-    return None, f"{type(role.hf).__name__} takes no 4-D mask ({refusal})"
+        return *rows, f"tree rows of {type(role.hf).__name__} differ from plain ones (by {closest:.2g})"
+    return *rows, f"{type(role.hf).__name__} takes no 4-D mask ({refusal})"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _styles(config: Any, dtype: torch.dtype) -> Iterator[MaskStyle]:

@@ -139,7 +139,13 @@ class Role(nn.Module):
     def hidden(self, laid: Laid) -> Tensor:
         """(B*T, d) last hidden states of the rows."""
         # Without a mask the trunk counts positions itself: (1, T) of them, cheaper than (B, T), and causal attention.
-        kwargs = {} if laid.attention is None else {"position_ids": laid.position_ids, "attention_mask": laid.attention}
+        kwargs: dict[str, Any] = {}
+        if laid.attention is not None:
+            kwargs = {"position_ids": laid.position_ids, "attention_mask": laid.attention}
+        elif laid.bounds is not None:
+            bounds, longest = laid.bounds, laid.longest
+            kwargs = {"position_ids": laid.position_ids, "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            kwargs |= {"max_length_q": longest, "max_length_k": longest}
         states: Tensor = self.trunk(input_ids=laid.input_ids, use_cache=False, **kwargs)[0]
         return states.flatten(0, 1)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import nn
 
 from tether.models.load import load_policy, load_scalar
+from tether.models.probe import Layout
 from tether.models.role import Role
 from tether.types import RoleSpec
 
@@ -15,9 +15,7 @@ Resolve = Callable[[str], str]
 """A model as the recipe names it → a folder or hub id."""
 
 
-def build_role(
-    spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, layout: Literal["auto", "rows", "tree"], seed: int
-) -> Role:
+def build_role(spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, layout: Layout, seed: int) -> Role:
     """Loads one role; frozen when it has no optimiser."""
     path = resolve(spec.model)
     if spec.kind == "policy":
