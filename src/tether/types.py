@@ -67,7 +67,8 @@ class Group:
     """One prompt and its K responses: SFT K=1, a comparison K=2, PPO K=1 or n; K=0 is a prompt still to be answered.
 
     `labels`, each by response and never by screen side: `ranking` (K,) ranks with 0 the best and ties equal,
-    `margin` and `strength` (floats), `rewards` (K,).
+    `margin` and `strength` (floats), `rewards` (K,); with K=1 `desirable` (bool), or `steps`: whether each step is
+    right, one for each token of the response that is `trained`, the last of its step.
     """
 
     prompt: Prompt
@@ -136,9 +137,11 @@ class RolloutBatch:
     """(N,) how much better a token was than expected; carries no gradient."""
     returns: Tensor = _axis("N")
     """(N,) the value function's target."""
+    mix: RolloutBatch | None = None
+    """Other examples that the same optimiser steps learn from, with a loss of their own (see `Mix`)."""
 
     @classmethod
-    def of(cls, groups: Sequence[Group], like: Tensor, **columns: Tensor) -> RolloutBatch:
+    def of(cls, groups: Sequence[Group], like: Tensor, **columns: Any) -> RolloutBatch:
         """A batch of `groups`; `like` is any tensor on the wanted device. Totals count this batch alone."""
         lengths = [r.num_trained for g in groups for r in g.responses]
         owners = [i for i, g in enumerate(groups) for _ in g.responses]
@@ -222,6 +225,21 @@ class RoleSpec:
     """NEFTune's α: uniform noise of α/√(T·d) on the embeddings of a training forward."""
 
 
+class Mix(NamedTuple):
+    """Other data an algorithm learns from in the same optimiser steps (PPO-ptx's pretraining mix)."""
+
+    data: Callable[[Any], Any]
+    """Config → the `DataConfig` of it, or None where the recipe wants none."""
+    field: str
+    """Where in the section that stands."""
+    need: Literal["text", "prompts", "responses", "preference", "unpaired", "steps"]
+    """What its examples must hold."""
+    size: Callable[[Any], int]
+    """Config → examples of an iteration; its optimiser steps share them out."""
+    loss: Callable[[Any, RolloutBatch], tuple[Tensor, Metrics]]
+    """As the algorithm's own."""
+
+
 def _never(ctx: Any, metrics: Metrics) -> bool:
     return False
 
@@ -234,7 +252,7 @@ class Algorithm(NamedTuple):
     """Its section of the recipe."""
     roles: Callable[[Any], dict[str, RoleSpec]]
     """Config → the models it needs."""
-    data: Literal["text", "prompts", "responses", "preference"]
+    data: Literal["text", "prompts", "responses", "preference", "unpaired", "steps"]
     """What its examples must hold."""
     prepare: Callable[[Any, Sequence[Group]], tuple[RolloutBatch, Metrics]]
     """(context, drawn groups) → the batch to learn from and what to log about it; no gradient."""
@@ -244,3 +262,5 @@ class Algorithm(NamedTuple):
     """(context, metrics of an optimiser step) → whether to leave the rest of this batch unlearnt."""
     select: str = "-eval/loss"
     """The held-out metric the best checkpoint is chosen by; a leading minus means less is better."""
+    mix: Mix | None = None
+    """Other data learnt from beside its own."""

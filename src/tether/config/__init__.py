@@ -1,6 +1,7 @@
 """What a recipe may say, and reading one. Pydantic models, frozen; nothing here imports torch.
 
 sections.py   the tables stages share
+policy.py     those of algorithms that sample
 recipe.py     the run and its stages
 load.py       TOML → Recipe, every mistake reported at once
 overrides.py  `--set STAGE.FIELD=VALUE`
@@ -19,6 +20,7 @@ from tether.config.load import (
     read_toml,
     shipped_recipes,
 )
+from tether.config.policy import KLConfig, PolicySection, RewardTerm
 from tether.config.recipe import LoopConfig, Recipe, RunConfig, stage_references
 from tether.config.sections import (
     DataConfig,
@@ -32,9 +34,12 @@ from tether.config.sections import (
 
 __all__ = [
     "DataConfig",
+    "KLConfig",
     "LoopConfig",
     "OptimConfig",
+    "PolicySection",
     "Recipe",
+    "RewardTerm",
     "RunConfig",
     "SamplingConfig",
     "Section",

@@ -46,7 +46,8 @@ def problems(error: ValidationError, section: type[Section], where: str) -> list
         path = ".".join((*place.path, str(finding["loc"][-1])) if unknown else place.path)
         label = f"{where}, field {path}" if path else where
         lines.setdefault(label, f"{label}: {_line(finding, place)}")
-    return list(lines.values())
+    # Of a union, the member that was meant says where within it; the others only say that they were not.
+    return [line for label, line in lines.items() if not any(other.startswith(f"{label}.") for other in lines)]
 
 
 def _line(finding: ErrorDetails, place: _Place) -> str:

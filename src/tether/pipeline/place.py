@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tether.config import DataConfig, StageSection
+from tether.config import DataConfig, RewardTerm, StageSection
 from tether.errors import InputError
 from tether.pipeline.artifacts import hash_path, read_jsonl, write_json
 
 if TYPE_CHECKING:
     from tether.data.template import Template
+    from tether.rewards.combine import WeightedSum
     from tether.types import Group, Scorer
 
 STAGE = "stage:"
@@ -88,20 +89,46 @@ class Place:
             )
         return from_rows(rows)
 
-    def scorer(self, name: str, template: Template, *, device: str, token_budget: int) -> Scorer:
-        """What a recipe names as a reward: a reward model (`stage:NAME`, folder, hub id) or a `module:function`."""
+    def reward(self, terms: Sequence[RewardTerm], template: Template, *, device: str, token_budget: int) -> WeightedSum:
+        """The rewards a policy is trained on, each under its own name and weight."""
+        from tether.rewards.combine import Part, WeightedSum
+
+        where = {"device": device, "token_budget": token_budget}
+        return WeightedSum(tuple(Part(t.label, self._term(t, template, **where), t.weight) for t in terms))
+
+    def _term(self, term: RewardTerm, template: Template, **where: Any) -> Scorer:
+        if isinstance(term.use, str):
+            return self.scorer(term.use, template, options=term.options, **where)
+        from tether.rewards.ensemble import Ensemble
+
+        members = tuple(self.scorer(name, template, **where) for name in term.use)
+        return Ensemble(members, term.ensemble, term.spread_penalty)
+
+    def scorer(
+        self, name: str, template: Template, *, device: str, token_budget: int, options: Mapping[str, Any] | None = None
+    ) -> Scorer:
+        """What a recipe names as a reward: a reward model (`stage:NAME`, folder, hub id), a verifier, or a
+        `module:function`."""
         from tether.data.template import Template as Loaded
         from tether.models.load import load_scalar
         from tether.rewards.function import FunctionScorer, load_function
         from tether.rewards.reward_model import RewardModelScorer
+        from tether.rewards.verifiers import VERIFIERS, build_verifier
 
-        if ":" in name and not name.startswith(STAGE) and not Path(name).exists():
+        if name in VERIFIERS:
+            return build_verifier(name, dict(options or {}))
+        if is_function(name):
             return FunctionScorer(load_function(name))
         path = self.model(name)
         role = load_scalar(path, device=device, kind="reward", require_head=True)
         if tokenizer_hash(Loaded.load(path)) != tokenizer_hash(template):
             raise InputError(f"stage '{self.section.name}': reward model {name} has another tokenizer than the policy")
         return RewardModelScorer(role.requires_grad_(False), token_budget)
+
+
+def is_function(name: str) -> bool:
+    """Whether a reward is named as `module:function`."""
+    return ":" in name and not name.startswith(STAGE) and not Path(name).exists()
 
 
 def tokenizer_hash(template: Template) -> str:
@@ -117,10 +144,11 @@ def inputs_of(values: Any, keys: Mapping[str, str], stage: str, field: str = "")
     Raises:
         InputError: a `stage:NAME` that `keys` does not hold.
     """
-    if isinstance(values, dict):
-        found: dict[str, str] = {}
-        for name, value in values.items():
-            found |= inputs_of(value, keys, stage, f"{field}.{name}" if field else name)
+    found: dict[str, str] = {}
+    if isinstance(values, dict | list | tuple):
+        named = values.items() if isinstance(values, dict) else enumerate(values)
+        for name, value in named:
+            found |= inputs_of(value, keys, stage, f"{field}.{name}" if field else str(name))
         return found
     if not isinstance(values, str) or not values:
         return {}
@@ -133,7 +161,7 @@ def inputs_of(values: Any, keys: Mapping[str, str], stage: str, field: str = "")
     return {} if source is None else {field: hash_path(source)}
 
 
-PATHS = ("path", "responses", "model", "baseline", "reference", "reward", "eval_reward", "judge")
+PATHS = ("path", "responses", "model", "baseline", "reference", "reward", "eval_reward", "judge", "use")
 """Fields that name something to read."""
 WORDS = {"value.model": ("reward", "policy", "shared")}
 """What such a field may say without naming anything on the disk."""
@@ -141,7 +169,7 @@ WORDS = {"value.model": ("reward", "policy", "shared")}
 
 def source_of(field: str, value: str) -> Path | None:
     """What on this disk a field names: a file, a folder, the source of a `module:function`; None for anything else."""
-    kind = field.split(".")[-1]
+    kind = [step for step in field.split(".") if not step.isdigit()][-1]
     if kind not in PATHS or value in WORDS.get(field, ()) or value.startswith("demo:"):
         return None
     is_data = kind in ("path", "responses")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from tether.algorithms import ALGORITHMS
@@ -19,8 +18,9 @@ from tether.data.load import check_data
 from tether.data.template import Template
 from tether.errors import InputError
 from tether.models.load import check_device, check_model
-from tether.pipeline.place import STAGE, model_at
+from tether.pipeline.place import STAGE, is_function, model_at
 from tether.rewards.function import load_function
+from tether.rewards.verifiers import VERIFIERS, build_verifier
 
 Kind = Literal["policy", "reward", "value"]
 
@@ -47,15 +47,24 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
     train = getattr(stage, "train", stage)
     if hasattr(train, "device"):
         yield from said(stage, "device" if train is stage else "train.device", check_device, train.device)
-    for field in REWARDS:
-        reward = getattr(stage, field, None)
-        if reward is not None:
-            yield from said(stage, field, check_reward, reward, made)
+    for field, reward, options in rewards(stage):
+        yield from said(stage, field, check_reward, reward, made, options)
     for field, config, need in data(stage):
         yield from said(stage, f"{field}.path", check_examples, config, need, made)
     responses = getattr(stage, "responses", None)
     if responses is not None:
         yield from said(stage, "responses", check_responses, responses, made)
+
+
+def rewards(stage: StageSection) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(field, name, options) of what scores responses for a stage."""
+    for field in REWARDS:
+        reward = getattr(stage, field, None)
+        if isinstance(reward, str):
+            yield field, reward, {}
+        for index, term in enumerate(reward if isinstance(reward, tuple) else ()):
+            for name in (term.use,) if isinstance(term.use, str) else term.use:
+                yield f"{field}.{index}.use", name, term.options
 
 
 def said(stage: StageSection, field: str, check: Any, *given: Any) -> Iterator[str]:
@@ -89,6 +98,9 @@ def data(stage: StageSection) -> Iterator[tuple[str, DataConfig, Any]]:
         config = getattr(stage, field)
         if isinstance(config, DataConfig):
             yield field, config, "preference" if field == "comparisons" else need
+    mix = ALGORITHMS[stage.algorithm].mix if stage.algorithm in ALGORITHMS else None
+    if mix is not None and (mixed := mix.data(stage)) is not None:
+        yield mix.field, mixed, mix.need
 
 
 def product(stage: StageSection) -> str:
@@ -133,11 +145,15 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
             Template.load(path, end_of_turn=getattr(stage, "end_of_turn", None))
 
 
-def check_reward(name: str, made: Mapping[str, StageSection]) -> None:
-    """A reward: a function that imports, or a reward model."""
-    if name.startswith(STAGE):
+def check_reward(name: str, made: Mapping[str, StageSection], options: Mapping[str, Any]) -> None:
+    """A reward: a verifier whose options are right, a function that imports, or a reward model."""
+    if name in VERIFIERS:
+        build_verifier(name, dict(options))
+    elif options:
+        raise InputError(f"'{name}' takes no options; they are for verifiers: {', '.join(sorted(VERIFIERS))}")
+    elif name.startswith(STAGE):
         refuse_other(name, made, ("reward",))
-    elif ":" in name and not Path(name).exists():
+    elif is_function(name):
         load_function(name)
     else:
         path = model_at(name)
@@ -150,6 +166,8 @@ MADE_FOR = {
     "prompts": ("responses", "comparisons"),
     "responses": ("responses",),
     "preference": ("comparisons",),
+    "unpaired": ("comparisons",),
+    "steps": (),
 }
 """What a stage needs of its data → the products of other stages that hold it."""
 

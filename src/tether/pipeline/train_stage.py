@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from tether.algorithms import ALGORITHMS
-from tether.config import TrainSection
+from tether.config import PolicySection, TrainSection
 from tether.data.report import shared_prompts
 from tether.data.template import Template
 from tether.models.load import check_tokenizer
+from tether.models.reference import ReferenceTable
 from tether.models.save import save_role
 from tether.pipeline.place import Place, tokenizer_hash
 from tether.rollout.native import NativeSampler
@@ -39,6 +40,14 @@ def train_stage(place: Place, say: Any) -> dict[str, Any]:
     if section.eval_data is not None:
         held_out = place.groups(section.eval_data, template, main.max_tokens, need, report_as="eval_data")
         shared_prompts(groups, held_out)
+    mix = algorithm.mix
+    if mix is not None and (mixed := mix.data(section)) is not None:
+        others = place.groups(mixed, template, main.max_tokens, mix.need, report_as="mix")
+        ctx.cursors["mix"] = Cursor(others, place.seed)
+    if "reference" in ctx.roles and ctx.sampler is None:
+        ctx.known = ReferenceTable(ctx.roles["reference"], ctx.temperature, ctx.token_budget)
+        if not ctx.known.fill([*groups, *held_out]):
+            say("the reference's log-probs of these examples were known already")
     specs = algorithm.roles(section)
     optims = {name: spec.optim for name, spec in specs.items() if spec.optim is not None}
     run = Run(algorithm, ctx, Cursor(groups, place.seed), optims, place.folder)
@@ -70,10 +79,11 @@ def build_context(place: Place, algorithm: Algorithm, template: Template) -> Con
     for role in roles.values():
         check_tokenizer(role, len(template.tokenizer))
     ctx = Context(section, roles, template, place.seed, token_budget=plan.token_budget)
-    if algorithm.data == "prompts":
-        scorer = {"device": plan.device, "token_budget": plan.token_budget}
+    if hasattr(section, "sampling"):
         ctx.sampler = NativeSampler(roles["policy"], template, section.sampling)
-        ctx.scorer = place.scorer(section.reward, template, **scorer)
+    if isinstance(section, PolicySection):
+        scorer = {"device": plan.device, "token_budget": plan.token_budget}
+        ctx.scorer = place.reward(section.terms, template, **scorer)
         if section.eval_reward is not None:
             ctx.judge = place.scorer(section.eval_reward, template, **scorer)
     return ctx

@@ -45,6 +45,11 @@ class WeightedSum:
             if not math.isfinite(part.weight):
                 raise InputError(f"scorer {part.name!r} has weight {part.weight}; it must be a finite number")
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Each part's weight by name."""
+        return {part.name: part.weight for part in self.parts}
+
     def __call__(self, groups: Sequence[Group]) -> Tensor:
         return self.components(groups)[0]
 

@@ -11,8 +11,12 @@ from torch import Tensor
 
 from tether.data.template import Template
 from tether.models.plan import infer, out_of_memory
+from tether.models.reference import ReferenceTable
 from tether.models.role import Role
-from tether.types import Group, Outputs, RolloutBatch, Sampler, Scorer
+from tether.rewards.combine import WeightedSum
+from tether.rollout.collect import collect
+from tether.train.cursor import Cursor
+from tether.types import Group, Metrics, Outputs, RolloutBatch, Sampler, Scorer
 
 
 @dataclass
@@ -39,6 +43,10 @@ class Context:
     """Iterations done."""
     state: dict[str, float] = field(default_factory=dict)
     """What an algorithm remembers between iterations (an adaptive β, a moving baseline)."""
+    cursors: dict[str, Cursor] = field(default_factory=dict)
+    """Where the run stands in its `data`, and in its `mix` where it has one."""
+    known: ReferenceTable | None = None
+    """The reference's log-probs of the data, where the data hold responses and there is a reference."""
 
     @property
     def device(self) -> torch.device:
@@ -66,15 +74,39 @@ class Context:
         assert self.sampler is not None
         return self.sampler.generate([g.prompt for g in groups], k, seed=self.seed * 1_000_003 + self.step)
 
+    def collect(self, groups: Sequence[Group], k: int) -> tuple[RolloutBatch, Metrics]:
+        """K scored responses to each prompt, and what to log of them; see `rollout.collect`."""
+        return collect(self, groups, k)
+
+    def draw(self, count: int) -> list[Group]:
+        """The next `count` examples of the data, beyond those the loop has drawn."""
+        return self.cursors["data"].draw(count)
+
     def score(self, groups: Sequence[Group]) -> Tensor:
-        """(S,) float32 rewards."""
+        """(S,) float32 rewards; of several, their weighted sum."""
         assert self.scorer is not None
         return self.scorer(groups).to(self.device)
 
-    def forward(self, role: str, batch: RolloutBatch, want: tuple[str, ...]) -> Outputs:
-        """One forward of a micro-batch, with gradient where enabled."""
+    def score_parts(self, groups: Sequence[Group]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Each reward's own scores (S,) by name, and its weight in the sum."""
+        if not isinstance(self.scorer, WeightedSum):
+            return {"reward": self.score(groups)}, {"reward": 1.0}
+        scores = self.scorer.components(groups)[1]
+        return {name: own.to(self.device) for name, own in scores.items()}, self.scorer.weights
+
+    def reference(self, groups: Sequence[Group]) -> Tensor:
+        """(N,) the reference's log-probs of `groups`: looked up where they are of the data, else computed."""
+        if self.known is None:
+            self.known = ReferenceTable(self.roles["reference"], self.temperature, self.token_budget)
+        return self.known.of(groups)
+
+    def forward(
+        self, role: str, batch: RolloutBatch, want: tuple[str, ...], temperature: float | None = None
+    ) -> Outputs:
+        """One forward of a micro-batch, with gradient where enabled; at the run's temperature if none is given."""
         model = self.roles[role]
-        outputs: Outputs = model(model.lay_out(batch.groups), want, self.temperature)
+        heat = self.temperature if temperature is None else temperature
+        outputs: Outputs = model(model.lay_out(batch.groups), want, heat)
         return outputs
 
     def infer(self, role: str, groups: Sequence[Group], want: tuple[str, ...]) -> Outputs:

@@ -49,6 +49,7 @@ class Run:
     """The newest held-out metrics: a run cut after its last step still says what it came to."""
 
     def __post_init__(self) -> None:
+        self.ctx.cursors["data"] = self.cursor
         self.optimizers = {name: build_optimizer(self.ctx.roles[name], config) for name, config in self.optims.items()}
 
     def state(self) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Run:
             "step": self.ctx.step,
             "algorithm": self.ctx.state,
             "token_budget": self.ctx.token_budget,
-            "position": self.cursor.position,
+            "positions": {name: cursor.position for name, cursor in self.ctx.cursors.items()},
             "best": self.best,
             "last": self.last,
             "roles": {name: self.ctx.roles[name].state_dict() for name in self.optimizers},
@@ -69,7 +70,9 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
         self.ctx.step, self.ctx.state = state["step"], state["algorithm"]
-        self.ctx.token_budget, self.cursor.position = state["token_budget"], state["position"]
+        self.ctx.token_budget = state["token_budget"]
+        for name, position in state["positions"].items():
+            self.ctx.cursors[name].position = position
         self.best, self.last = state["best"], state["last"]
         if self.ctx.sampler is not None:
             self.ctx.sampler.policy_version = self.ctx.step
@@ -130,6 +133,9 @@ def iterate(run: Run, total: int) -> Metrics:
             group["lr"] = rate
     with torch.no_grad():
         batch, prepared = run.algorithm.prepare(ctx, drawn)
+        mix = run.algorithm.mix
+        if mix is not None and "mix" in ctx.cursors:
+            batch = batch.replace(mix=ctx.batch(ctx.cursors["mix"].draw(mix.size(ctx.config))))
     metrics = {name: float(value) for name, value in prepared.items()}
     metrics |= learn(run, batch)
     metrics["optim/lr"] = learning_rate(next(iter(run.optims.values())), ctx.step, total)
@@ -153,21 +159,34 @@ def learn(run: Run, batch: RolloutBatch) -> Metrics:
         order = list(range(len(batch.groups)))
         if size < len(order):
             random.Random(f"{run.ctx.seed}/{run.ctx.step}/{epoch}").shuffle(order)
-        for first in range(0, len(order), size):
-            taken.append(step(run, batch.take(order[first : first + size])))
+        portions = math.ceil(len(order) / size)
+        for i in range(portions):
+            portion = batch.take(order[i * size : (i + 1) * size])
+            taken.append(step(run, portion.replace(mix=share(batch.mix, i, portions))))
             if run.algorithm.enough(run.ctx, taken[-1]):
                 break
         else:
             continue
         break
-    names = taken[0].keys()
-    return {name: sum(m[name] for m in taken) / len(taken) for name in names} | {"optim/steps": float(len(taken))}
+    values = {name: [m[name] for m in taken if name in m] for name in dict.fromkeys(n for m in taken for n in m)}
+    return {name: sum(own) / len(own) for name, own in values.items()} | {"optim/steps": float(len(taken))}
+
+
+def share(batch: RolloutBatch | None, i: int, portions: int) -> RolloutBatch | None:
+    """The i-th of equal portions of other data, one for each optimiser step of a mini-epoch; None where it is empty."""
+    if batch is None:
+        return None
+    count = len(batch.groups)
+    members = range(i * count // portions, (i + 1) * count // portions)
+    return batch.take(members) if members else None
 
 
 def step(run: Run, batch: RolloutBatch) -> Metrics:
     """One optimiser step over `batch`, in as many micro-batches as its tokens need. Out of memory halves the budget."""
     ctx = run.ctx
-    batch = batch.replace(total=Totals(int(batch.lengths.sum()), len(batch.lengths), len(batch.groups)))
+    losses = [(batch, run.algorithm.loss)]
+    if batch.mix is not None and run.algorithm.mix is not None:
+        losses.append((batch.mix, run.algorithm.mix.loss))
     layout = next(iter(ctx.roles.values())).layout
     for name in run.optimizers:
         ctx.roles[name].train(True)
@@ -176,11 +195,13 @@ def step(run: Run, batch: RolloutBatch) -> Metrics:
         for optimizer in run.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         try:
-            for members in micro_batches(batch.groups, ctx.token_budget, layout):
-                loss, shares = run.algorithm.loss(ctx, batch.take(members))
-                loss.backward()  # type: ignore[no-untyped-call]
-                for name, share in shares.items():
-                    metrics[name] = metrics.get(name, 0.0) + share.detach()
+            for whole, loss_of in losses:
+                whole = whole.replace(total=Totals(int(whole.lengths.sum()), len(whole.lengths), len(whole.groups)))
+                for members in micro_batches(whole.groups, ctx.token_budget, layout):
+                    loss, shares = loss_of(ctx, whole.take(members))
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    for name, value in shares.items():
+                        metrics[name] = metrics.get(name, 0.0) + value.detach()
             break
         except RuntimeError as error:
             ctx.halve_budget(error)
@@ -198,7 +219,7 @@ def evaluate(run: Run, held_out: Sequence[Group]) -> Metrics:
     if not held_out:
         return {}
     ctx = run.ctx
-    if ctx.sampler is not None:
+    if ctx.scorer is not None:
         metrics, samples = evaluate_policy(ctx, held_out)
         run.log.write(ctx.step, "samples", {"rows": samples})
     else:
