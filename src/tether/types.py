@@ -189,7 +189,9 @@ class Outputs:
     values: Column = None
     """(N,) value of the state that predicts each token."""
     scores: Column = None
-    """(S,) scalar head at the last real token of each response."""
+    """(S,) scalar head at the last real token of each response; (S, H) of a role with H > 1 heads."""
+    steps: Column = None
+    """(N,) scalar head at each trained token itself: a process reward model's logit of a step that ends there."""
 
 
 class Sampler(Protocol):
@@ -219,6 +221,8 @@ class RoleSpec:
     """Its `OptimConfig`; None for a frozen role."""
     value_head: bool = False
     """A policy that also predicts values from its own trunk."""
+    num_heads: int = 1
+    """Scores a response of a reward model gets: an ensemble of heads on one trunk."""
     dropout: bool = False
     """Leave the model's own dropout on in training. Off in every role of policy optimisation."""
     embedding_noise: float = 0.0
