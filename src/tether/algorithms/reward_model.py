@@ -1,41 +1,65 @@
-"""Reward model: one score a response, fitted to comparisons by Bradley–Terry (Ouyang et al. 2022, eq. 1).
+"""Reward model: one score a response, fitted to comparisons or rankings (Ouyang et al. 2022).
 
-    L = −log σ(r_w − r_l − m)      over every (better, worse) pair of a group, all pairs of a group in one batch
+    pairs           L = −log σ(r_w − r_l − m)                    every (better, worse) pair of a group: Bradley–Terry
+    plackett_luce   L = Σ_i log(e^{r_i} + Σ_{j<i} e^{r_j}) − r_i  a group's ranking, drawn best first
 
-The mean over pairs is taken within a group first, so that a prompt with C(K,2) pairs weighs as one comparison
-(Ouyang et al. 2022, eq. 1). Labels may be smoothed (a share ε of them is wrong), and scores drawn to mean zero.
-Left out: Plackett–Luce, ensembles, encoder trunks.
+All responses of a group share a forward. The mean over pairs is taken within a group first, so that a prompt with
+C(K,2) pairs weighs as one comparison (Ouyang et al. 2022, eq. 1); a ranking counts with its whole likelihood. Ties are
+left out of both. Labels may be smoothed (a share ε of them is wrong), and scores drawn to mean zero. With several
+heads each is fitted by itself, on one trunk; the score that is reported is their mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tether.config import TrainSection
-from tether.math.preference_losses import bradley_terry_loss, centering_loss, ranking_pairs
+from tether.math.preference_losses import bradley_terry_loss, centering_loss, plackett_luce_loss, ranking_pairs
 from tether.types import Algorithm, Group, Metrics, RoleSpec, RolloutBatch
 
 
 class Config(TrainSection):
     """Reward modelling on comparisons."""
 
+    loss: Literal["pairs", "plackett_luce"] = "pairs"
+    """What a ranking of K responses is learnt as: all its pairs, or one draw after the other (for K = 2 the same)."""
     margin: Literal["none", "label"] = "none"
     """`label` asks the scores of a pair to differ by at least the pair's `margin` (Llama 2, eq. 2)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share ε of labels taken to be wrong."""
     centering: float = Field(default=0.0, ge=0)
     """Weight of (r_w + r_l)², which draws scores to mean zero and leaves differences alone (Eisenstein et al. 2023)."""
+    heads: int = Field(default=1, ge=1)
+    """Score heads on the one trunk, from unlike starts: how far they disagree says how little the score is known."""
     dropout: bool = False
     """Leave the model's own dropout on while training."""
 
+    @model_validator(mode="after")
+    def _pairs_have_margins(self) -> Config:
+        if self.loss != "pairs" and (self.margin != "none" or self.label_smoothing):
+            raise ValueError(f"margin and label_smoothing are about pairs; with loss = '{self.loss}' leave them out")
+        return self
+
+
+class Pairs(NamedTuple):
+    """The P (better, worse) pairs of a batch."""
+
+    better: list[int]
+    """(P,) index of the better response."""
+    worse: list[int]
+    weights: list[float]
+    """(P,) share of the step's mean: 1 / (pairs of its group · groups of the step)."""
+    margins: list[float]
+
 
 def roles(config: Config) -> dict[str, RoleSpec]:
-    return {"reward": RoleSpec("reward", config.model, optim=config.optim, dropout=config.dropout)}
+    spec = RoleSpec("reward", config.model, optim=config.optim, dropout=config.dropout, num_heads=config.heads)
+    return {"reward": spec}
 
 
 def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
@@ -43,27 +67,43 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
 
 
 def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
-    scores = ctx.forward("reward", batch, ("scores",)).scores  # (S,)
-    better, worse, weights, margins, first = [], [], [], [], 0
-    for group in batch.groups:
-        pairs = ranking_pairs(group.labels["ranking"])
-        better += [first + w for w, _ in pairs]
-        worse += [first + loser for _, loser in pairs]
-        weights += [1.0 / (len(pairs) * batch.total.groups) for _ in pairs]  # none where all are equal
-        margins += [group.labels.get("margin", 0.0) if ctx.config.margin == "label" else 0.0] * len(pairs)
-        first += len(group.responses)
-    chosen, rejected, weight = scores[better], scores[worse], scores.new_tensor(weights)  # (P,)
-    fit = bradley_terry_loss(chosen, rejected, scores.new_tensor(margins), ctx.config.label_smoothing)
-    objective = (weight * fit).sum()
+    scores = ctx.forward("reward", batch, ("scores",)).scores
+    heads = scores.view(len(scores), -1)  # (S, H)
+    pairs = pairs_of(batch, ctx.config.margin == "label")
+    chosen, rejected, weight = heads[pairs.better], heads[pairs.worse], heads.new_tensor(pairs.weights)  # (P, H) and (P,)
+    if ctx.config.loss == "pairs":
+        margins = heads.new_tensor(pairs.margins)[:, None]
+        fit = bradley_terry_loss(chosen, rejected, margins, ctx.config.label_smoothing).mean(1)
+        objective = (weight * fit).sum()
+    else:
+        ranks = batch.lengths.new_tensor([rank for group in batch.groups for rank in group.labels["ranking"]])
+        terms = [plackett_luce_loss(head, ranks, batch.group_of) for head in heads.unbind(1)]
+        objective = torch.stack(terms, 1).mean(1).sum() / batch.total.groups
+    first, second = chosen.mean(1).detach(), rejected.mean(1).detach()  # (P,)
     metrics = {
         "rm/loss": objective.detach(),
-        "rm/accuracy": (weight * torch.where(chosen == rejected, 0.5, (chosen > rejected).float())).sum(),
-        "rm/margin": (weight * (chosen - rejected).detach()).sum(),
-        "rm/mean": (weight * (chosen + rejected).detach() / 2).sum(),
+        "rm/accuracy": (weight * torch.where(first == second, 0.5, (first > second).float())).sum(),
+        "rm/margin": (weight * (first - second)).sum(),
+        "rm/mean": (weight * (first + second) / 2).sum(),
     }
+    if heads.shape[1] > 1:
+        metrics["rm/disagreement"] = heads.detach().std(1, correction=0).sum() / batch.total.sequences
     if ctx.config.centering:
-        objective = objective + ctx.config.centering * (weight * centering_loss(chosen, rejected)).sum()
+        objective = objective + ctx.config.centering * (weight * centering_loss(chosen, rejected).mean(1)).sum()
     return objective, metrics
+
+
+def pairs_of(batch: RolloutBatch, with_margin: bool) -> Pairs:
+    """All pairs of every group; none where all responses are equal."""
+    pairs, first = Pairs([], [], [], []), 0
+    for group in batch.groups:
+        found = ranking_pairs(group.labels["ranking"])
+        pairs.better.extend(first + w for w, _ in found)
+        pairs.worse.extend(first + loser for _, loser in found)
+        pairs.weights.extend(1.0 / (len(found) * batch.total.groups) for _ in found)
+        pairs.margins.extend([group.labels.get("margin", 0.0) if with_margin else 0.0] * len(found))
+        first += len(group.responses)
+    return pairs
 
 
 REWARD_MODEL = Algorithm("reward_model", Config, roles, "preference", prepare, loss, select="eval/accuracy")

@@ -1,14 +1,16 @@
-"""Losses of reward models on comparisons, per pair, and the pairs a ranking holds.
+"""Losses of reward models: on comparisons, on rankings and on right or wrong steps; the pairs a ranking holds.
 
-Shapes: `P` pairs; `chosen` and `rejected` (P,) are the scores of the better and of the worse response.
+Shapes: `P` pairs; `chosen` and `rejected` (P,) are the scores of the better and of the worse response. `S` responses,
+`N` steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 
 def bradley_terry_loss(
@@ -39,6 +41,39 @@ def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     9.0
     """
     return (chosen + rejected).square()
+
+
+def plackett_luce_loss(scores: Tensor, ranks: Tensor, group_of: Tensor) -> Tensor:
+    """(S,) −log P(a response is chosen before those ranked below it), the terms of the Plackett–Luce likelihood
+    (Plackett 1975; Luce 1959).
+
+        L_i = log(e^{r_i} + Σ_{j below i} e^{r_j}) − r_i        Σ_i L_i = −log P(the ranking)
+
+    `scores` r (S,); `ranks` (S,) the lowest the best; `group_of` (S,) int64: only responses of one group are compared.
+    Ties are left out: responses of equal rank are never held against each other, each is against all below both. A
+    response with none below it costs 0. For two responses this is Bradley–Terry's loss. Memory grows with S².
+
+    >>> import torch
+    >>> loss = plackett_luce_loss(torch.zeros(3), torch.tensor([0, 2, 1]), torch.zeros(3))
+    >>> [round(x, 4) for x in loss.tolist()]  # ln 3, 0, ln 2: one order out of 3!
+    [1.0986, 0.0, 0.6931]
+    """
+    rivals = (group_of[:, None] == group_of) & (ranks[:, None] < ranks)
+    rivals |= torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    table = scores.expand(len(scores), -1).masked_fill(~rivals, float("-inf"))
+    return table.logsumexp(1) - scores
+
+
+def step_loss(scores: Tensor, right: Tensor) -> Tensor:
+    """(N,) −log σ(s) for a right step and −log σ(−s) for a wrong one: a process reward model's (Lightman et al. 2023).
+
+    `scores` (N,) at the steps' ends, `right` (N,) 1 or 0 (or a share of annotators between them).
+
+    >>> import torch
+    >>> [round(x, 4) for x in step_loss(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])).tolist()]
+    [0.6931, 2.1269]
+    """
+    return binary_cross_entropy_with_logits(scores, right, reduction="none")
 
 
 def ranking_pairs(ranking: Sequence[int]) -> list[tuple[int, int]]:
