@@ -26,6 +26,7 @@ def test_rows_by_hand():
     assert laid.attention is None
     assert laid.targets.tolist() == [3, 4, 5, 7, 9]
     assert laid.predict.tolist() == [1, 2, 5, 8, 10]
+    assert laid.own.tolist() == [2, 3, 6, 9, 11]
     assert laid.last.tolist() == [3, 6, 11]
     assert laid.num_cells == 12
 
@@ -40,6 +41,7 @@ def test_tree_by_hand():
     assert laid.position_ids.tolist() == [[0, 1, 2, 3, 2, 3], [0, 1, 0, 0, 0, 0]]
     assert laid.targets.tolist() == [3, 4, 6, 8]
     assert laid.predict.tolist() == [1, 2, 4, 6]
+    assert laid.own.tolist() == [2, 3, 5, 7]
     assert laid.last.tolist() == [3, 5, 7, 6]
     assert laid.attention[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0],
@@ -64,6 +66,7 @@ def test_varlen_by_hand():
     assert laid.longest == 4
     assert laid.targets.tolist() == [3, 4, 5, 7, 9]
     assert laid.predict.tolist() == [1, 2, 5, 7, 9]
+    assert laid.own.tolist() == [2, 3, 6, 8, 10]
     assert laid.last.tolist() == [3, 6, 10]
 
 
@@ -137,6 +140,21 @@ def test_scores_and_values_are_the_same_in_tree_rows(name, folder, groups):
         found.append((out.values.detach(), out.scores.detach(), gradient(loss, role)))
     for mine, other in zip(*found, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5 * max(1.0, float(mine.abs().max())), rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["rows", "tree", "varlen"])
+def test_a_step_is_scored_where_it_ends(layout, folder):
+    """At a marked token a response scores what it would score if it stopped there."""
+    role = load_scalar(folder("llama"), device="cpu", layout=layout, seed=3)
+    whole, ends = group(5, 6, 4), ((1, 5), (0, 2))
+    marked = [
+        dataclasses.replace(r, trained=tuple(i in e for i in range(len(r.token_ids))))
+        for r, e in zip(whole.responses, ends, strict=True)
+    ]
+    steps = role(role.lay_out([dataclasses.replace(whole, responses=tuple(marked))]), ("steps",)).steps
+    cut = [Response(r.token_ids[: i + 1]) for r, e in zip(whole.responses, ends, strict=True) for i in e]
+    scores = role(role.lay_out([dataclasses.replace(whole, responses=tuple(cut))]), ("scores",)).scores
+    torch.testing.assert_close(steps, scores, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FALL_BACK)

@@ -13,7 +13,7 @@ Shapes: `B` rows, `T` cells of a row, `S` responses, `N` trained response tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -63,6 +63,8 @@ class Laid:
     """(S,) int64 cell of each response's last real token."""
     targets: Tensor
     """(N,) int64 the trained tokens."""
+    own: Tensor
+    """(N,) int64 cell of each trained token itself."""
     bounds: Tensor | None = None
     """(S+1,) int32 first cell of each packed sequence, then T; None: a row is one sequence."""
     longest: int = 0
@@ -105,27 +107,24 @@ def lay_out(
     row_width = max((width(g, kind) for g in groups), default=0)
     cells = _cells(groups, kind, row_width, pad_id)
     grid = torch.tensor(cells.ids, device=device).view(-1, row_width)
-    predict, last, targets = _flat(cells, device)
+    flat = _flat(cells, device)
     if kind == "rows":
-        return Laid(grid, torch.arange(row_width, device=device).expand(grid.shape), None, predict, last, targets)
+        return Laid(grid, torch.arange(row_width, device=device).expand(grid.shape), None, *flat)
     prompts = torch.tensor([len(g.prompt.token_ids) for g in groups], device=device)
     places = torch.tensor(cells.positions, device=device).view(grid.shape)
     seen = _tree_mask(torch.tensor(cells.starts, device=device).view(grid.shape), prompts)
-    return Laid(grid, places, _styled(seen, places, mask_style), predict, last, targets)
+    return Laid(grid, places, _styled(seen, places, mask_style), *flat)
 
 
 def _packed(groups: Sequence[Group], device: torch.device | str) -> Laid:
     """Rows without their pads, end to end in one row."""
     cells = _cells(groups, "rows", 0, 0)
     sizes = [len(g.prompt.token_ids) + len(r.token_ids) for g in groups for r in g.responses]
-    predict, last, targets = _flat(cells, device)
     return Laid(
         torch.tensor([cells.ids], device=device),
         torch.tensor([[n for size in sizes for n in range(size)]], device=device),
         None,
-        predict,
-        last,
-        targets,
+        *_flat(cells, device),
         bounds=torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device),
         longest=max(sizes),
     )
@@ -142,20 +141,19 @@ class _Cells(NamedTuple):
     predict: list[int]
     last: list[int]
     targets: list[int]
+    own: list[int]
 
 
-def _flat(cells: _Cells, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
-    """`predict`, `last` and `targets` as tensors."""
-    predict, last, targets = (
-        torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets)
-    )
-    return predict, last, targets
+def _flat(cells: _Cells, device: torch.device | str) -> Iterator[Tensor]:
+    """`predict`, `last`, `targets` and `own` as tensors."""
+    for column in (cells.predict, cells.last, cells.targets, cells.own):
+        yield torch.tensor(column, dtype=torch.long, device=device)
 
 
 def _cells(groups: Sequence[Group], kind: Kind, row_width: int, pad_id: int) -> _Cells:
     """Fills the rows, each of at least `row_width` cells, and notes where the flat axis lies on them."""
-    cells = _Cells([], [], [], [], [], [])
-    ids, positions, starts, predict, last, targets = cells
+    cells = _Cells([], [], [], [], [], [], [])
+    ids, positions, starts, predict, last, targets, own = cells
     for group in groups:
         prompt = group.prompt.token_ids
         base = len(ids)  # first cell of the row
@@ -173,11 +171,15 @@ def _cells(groups: Sequence[Group], kind: Kind, row_width: int, pad_id: int) -> 
             before = [base + len(prompt) - 1, *range(start, start + len(tokens))]
             last.append(before[-1])
             before.pop()
+            places: Sequence[int] = range(start, start + len(tokens))
             if response.trained is not None:
-                before = [cell for cell, counts in zip(before, response.trained, strict=True) if counts]
-                tokens = tuple(token for token, counts in zip(tokens, response.trained, strict=True) if counts)
+                before, tokens, places = (
+                    [x for x, counts in zip(column, response.trained, strict=True) if counts]
+                    for column in (before, tokens, places)
+                )
             predict += before
             targets += tokens
+            own += places
             if not prompt and (before[:1] == [base - 1] or not response.token_ids):
                 raise InputError("a prompt has no tokens, so nothing predicts the first token of its response")
             if kind == "rows":

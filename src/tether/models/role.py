@@ -114,11 +114,13 @@ class Role(nn.Module):
         return lay_out(groups, self.layout, self.mask_style, self.pad_id, self.device)
 
     def forward(self, laid: Laid, want: tuple[str, ...] = ("logprobs",), temperature: float = 1.0) -> Outputs:
-        """What is wanted of `logprobs`, `entropy`, `values` (N,) and `scores` (S,), on the flat axis, fp32."""
+        """What is wanted of `logprobs`, `entropy`, `values`, `steps` (N,) and `scores` (S,), on the flat axis, fp32."""
         hidden = self.hidden(laid)
-        logprobs = entropy = values = scores = None
+        logprobs = entropy = values = scores = steps = None
         if "scores" in want:
             scores = self._scalars(hidden.index_select(0, laid.last))
+        if "steps" in want:
+            steps = self._scalars(hidden.index_select(0, laid.own))
         if any(name in want for name in ("logprobs", "entropy", "values")):
             before = hidden.index_select(0, laid.predict)
             if "values" in want:
@@ -134,7 +136,9 @@ class Role(nn.Module):
                     transform=self.transform,
                     entropy="entropy" in want,
                 )
-        return Outputs(logprobs=logprobs if "logprobs" in want else None, entropy=entropy, values=values, scores=scores)
+        if "logprobs" not in want:
+            logprobs = None
+        return Outputs(logprobs=logprobs, entropy=entropy, values=values, scores=scores, steps=steps)
 
     def hidden(self, laid: Laid) -> Tensor:
         """(B*T, d) last hidden states of the rows."""
