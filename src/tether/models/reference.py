@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -108,4 +109,5 @@ def _write(file: Path, logprobs: Tensor) -> None:
         save_file({"logprobs": logprobs.contiguous()}, temporary)
         temporary.rename(file)
     except (OSError, SafetensorError):
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -38,6 +38,13 @@ _ROWS = (
         "Spread of rewards",
     ),
     Metric(
+        "reward/part/*",
+        "Mean score of the sampled responses by one of several rewards, before its weight.",
+        "Each rises, or holds.",
+        "One rises while another falls: they pull apart, and the cheaper one is being gamed; change the weights.",
+        "Reward",
+    ),
+    Metric(
         "reward/shaped",
         "Mean return of a response: its score minus β times its KL, penalties included. What is really maximised.",
         "Rises.",
@@ -66,6 +73,13 @@ _ROWS = (
         "Near 0 and noisy: advantages are centred. It need not fall.",
         "Far from 0: advantages are not whitened, or the ratio has exploded.",
         "Policy loss",
+    ),
+    Metric(
+        "policy/ptx_loss",
+        "Mean negative log-likelihood a token of the pretraining text (PPO-ptx), in nats.",
+        "Stays near where it started.",
+        "Rising: the policy forgets; raise `ptx.coef`. Falling fast: the mix outweighs the reward; lower it.",
+        "Pretraining loss",
     ),
     Metric(
         "policy/clip_frac",

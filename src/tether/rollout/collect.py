@@ -38,17 +38,13 @@ def collect(ctx: Any, groups: Sequence[Group], k: int) -> tuple[RolloutBatch, Me
     )
     logprobs = batch.lengths.new_tensor([p for r in responses for p in r.logprobs], dtype=torch.float32)
     batch = batch.replace(logprobs=logprobs, rewards=rewards)
-    metrics: Metrics = {
-        "reward/proxy": proxy.mean(),
-        "reward/std": proxy.std(unbiased=False),
-        "rollout/length": batch.lengths.float().mean(),
-        "rollout/ended": ended.float().mean(),
-    }
-    if len(parts) > 1:
-        metrics |= {f"reward/part/{name}": part.mean() for name, part in parts.items()}
+    metrics: Metrics = {"reward/proxy": proxy.mean(), "reward/std": proxy.std(unbiased=False)}
     if "reference" in ctx.roles:
         batch = batch.replace(ref_logprobs=ctx.infer("reference", batch.groups, ("logprobs",)).logprobs)
         metrics |= _steer(ctx, batch)
+    metrics |= {"rollout/length": batch.lengths.float().mean(), "rollout/ended": ended.float().mean()}
+    if len(parts) > 1:
+        metrics |= {f"reward/part/{name}": part.mean() for name, part in parts.items()}
     return batch, metrics
 
 
