@@ -70,7 +70,8 @@ def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     scores = ctx.forward("reward", batch, ("scores",)).scores
     heads = scores.view(len(scores), -1)  # (S, H)
     pairs = pairs_of(batch, ctx.config.margin == "label")
-    chosen, rejected, weight = heads[pairs.better], heads[pairs.worse], heads.new_tensor(pairs.weights)  # (P, H) and (P,)
+    chosen, rejected = heads[pairs.better], heads[pairs.worse]  # (P, H)
+    weight = heads.new_tensor(pairs.weights)  # (P,)
     if ctx.config.loss == "pairs":
         margins = heads.new_tensor(pairs.margins)[:, None]
         fit = bradley_terry_loss(chosen, rejected, margins, ctx.config.label_smoothing).mean(1)

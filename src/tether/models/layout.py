@@ -13,7 +13,7 @@ Shapes: `B` rows, `T` cells of a row, `S` responses, `N` trained response tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -120,11 +120,15 @@ def _packed(groups: Sequence[Group], device: torch.device | str) -> Laid:
     """Rows without their pads, end to end in one row."""
     cells = _cells(groups, "rows", 0, 0)
     sizes = [len(g.prompt.token_ids) + len(r.token_ids) for g in groups for r in g.responses]
+    predict, last, targets, own = _flat(cells, device)
     return Laid(
         torch.tensor([cells.ids], device=device),
         torch.tensor([[n for size in sizes for n in range(size)]], device=device),
         None,
-        *_flat(cells, device),
+        predict,
+        last,
+        targets,
+        own,
         bounds=torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device),
         longest=max(sizes),
     )
@@ -144,10 +148,12 @@ class _Cells(NamedTuple):
     own: list[int]
 
 
-def _flat(cells: _Cells, device: torch.device | str) -> Iterator[Tensor]:
+def _flat(cells: _Cells, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`predict`, `last`, `targets` and `own` as tensors."""
-    for column in (cells.predict, cells.last, cells.targets, cells.own):
-        yield torch.tensor(column, dtype=torch.long, device=device)
+    predict, last, targets, own = (
+        torch.tensor(x, dtype=torch.long, device=device) for x in (cells.predict, cells.last, cells.targets, cells.own)
+    )
+    return predict, last, targets, own
 
 
 def _cells(groups: Sequence[Group], kind: Kind, row_width: int, pad_id: int) -> _Cells:
@@ -162,7 +168,7 @@ def _cells(groups: Sequence[Group], kind: Kind, row_width: int, pad_id: int) -> 
             positions += range(len(prompt))
             starts += [0] * len(prompt)
         for response in group.responses:
-            tokens = response.token_ids
+            tokens: Sequence[int] = response.token_ids
             if kind == "rows":
                 base = len(ids)
                 ids += prompt
