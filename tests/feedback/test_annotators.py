@@ -78,11 +78,11 @@ def by_length(name: str = "r", **faults: float) -> Rater:
 
 def test_ranks_ties_and_strengths_by_hand():
     rater, rng = by_length(), random.Random(0)
-    assert rater.compare("", ["aaaa", "a"], rng) == ((1, 0), 1.0, None)
-    assert rater.compare("", ["a", "a" * 7], rng) == ((0, 1), 2.0, None)
-    assert rater.compare("", ["a", "a" * 10], rng) == ((0, 1), 3.0, None)
-    assert rater.compare("", ["ab", "cd"], rng) == ((0, 0), 0.0, None)
-    assert rater.compare("", ["a" * 9, "a", "a" * 5, "b"], rng) == ((2, 0, 1, 0), None, None)
+    assert rater.compare("", ["aaaa", "a"], rng)[:3] == ((1, 0), 1.0, None)
+    assert rater.compare("", ["a", "a" * 7], rng)[:3] == ((0, 1), 2.0, None)
+    assert rater.compare("", ["a", "a" * 10], rng)[:3] == ((0, 1), 3.0, None)
+    assert rater.compare("", ["ab", "cd"], rng)[:3] == ((0, 0), 0.0, None)
+    assert rater.compare("", ["a" * 9, "a", "a" * 5, "b"], rng)[:3] == ((2, 0, 1, 0), None, None)
 
 
 def test_same_chance_same_verdict():

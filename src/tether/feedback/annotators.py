@@ -46,6 +46,8 @@ class Verdict(NamedTuple):
     """0 (no difference) to 3 (clear), for a pair."""
     skip: str | None = None
     """Why there is no ranking."""
+    rationale: str | None = None
+    """What lies behind it, kept with the answer."""
 
 
 class Annotator(Protocol):
@@ -72,7 +74,7 @@ class Rater:
 
     >>> careful = Rater("brief", lambda text: -len(text) / 10)
     >>> careful.compare("Hi", ["hello!", "hey"], random.Random(0))
-    Verdict(ranking=(1, 0), strength=1.0, skip=None)
+    Verdict(ranking=(1, 0), strength=1.0, skip=None, rationale=None)
     """
 
     name: str
@@ -100,7 +102,7 @@ class Rater:
             return Verdict(tuple(range(len(responses))), 1.0 if len(responses) == 2 else None)
         liking = [self._liking(text, rng) for text in responses]
         difference = abs(liking[0] - liking[1]) if len(liking) == 2 else None
-        return Verdict(_ranks(liking, self.tie), None if difference is None else _strength(difference, self.tie))
+        return Verdict(ranks_by(liking, self.tie), None if difference is None else strength_of(difference, self.tie))
 
     def _liking(self, text: str, rng: random.Random) -> float:
         liked = self.opinion(text)
@@ -109,7 +111,7 @@ class Rater:
         return liked + rng.gauss(0.0, self.noise) if self.noise else liked
 
 
-def _ranks(liking: Sequence[float], tie: float) -> tuple[int, ...]:
+def ranks_by(liking: Sequence[float], tie: float) -> tuple[int, ...]:
     """Ranks from the best down; each ties with the one just above it when they are closer than `tie`."""
     order = sorted(range(len(liking)), key=lambda i: -liking[i])
     ranks = [0] * len(liking)
@@ -118,7 +120,7 @@ def _ranks(liking: Sequence[float], tie: float) -> tuple[int, ...]:
     return tuple(ranks)
 
 
-def _strength(difference: float, tie: float) -> float:
+def strength_of(difference: float, tie: float) -> float:
     """0 for a tie, 1 below 0.4, 2 below 0.8, 3 from there (opinions span 2)."""
     return 0.0 if difference < tie else 1.0 + (difference >= 0.4) + (difference >= 0.8)
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from tether.errors import InputError
 from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
-from tether.feedback.annotators import Annotator
+from tether.feedback.annotators import Annotator, Verdict
 from tether.feedback.facts import content_key
-from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.judges import Asked, Flips, Reader, flips_in
+from tether.feedback.records import Answer, Judgement, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.store import Store
 from tether.types import Interval
 
@@ -46,6 +47,8 @@ class Report:
     bias: Bias
     """How often the first shown of a pair won."""
     bias_by_annotator: Mapping[str, Bias]
+    flips: Flips
+    """How often judges who were asked both ways round changed their mind with the order."""
     last_judgement: int
     """The export of these votes: `store.export(Query(until=last_judgement))`."""
 
@@ -53,7 +56,7 @@ class Report:
         """For JSON."""
         return {
             **{n: getattr(self, n) for n in ("items", "identical", "votes", "skips", "ties", "last_judgement")},
-            **{n: getattr(self, n).as_dict() for n in ("agreement", "alpha", "bias")},
+            **{n: getattr(self, n).as_dict() for n in ("agreement", "alpha", "bias", "flips")},
             "bias_by_annotator": {name: bias.as_dict() for name, bias in self.bias_by_annotator.items()},
         }
 
@@ -61,9 +64,9 @@ class Report:
 def label_pairs(
     store: Store,
     groups: Iterable[Mapping[str, Any]],
-    annotators: Sequence[Annotator],
+    annotators: Sequence[Annotator | Reader],
     *,
-    guideline: str,
+    guideline: str | Sequence[str],
     overlap: int = 3,
     seed: int = 0,
     checkpoint: str | None = None,
@@ -73,7 +76,8 @@ def label_pairs(
 
     A group is a `tether.types.Group` as `dataclasses.asdict` gives it: `prompt` with `text`, `messages`, `token_ids`
     and `meta`, `responses` each with `text`, `token_ids` and `ended`. Responses with the same text are shown once.
-    `checkpoint` and `sampling` say where they came from. Running it again adds only what is missing.
+    Of several guidelines each item is judged by one, drawn for it. `checkpoint` and `sampling` say where the responses
+    came from. Running it again adds only what is missing.
 
     InputError: fewer annotators than the overlap, two of one name, or nothing to label.
     """
@@ -82,7 +86,8 @@ def label_pairs(
         raise InputError(f"annotators {', '.join(names)}: two have the same name")
     if not 1 <= overlap <= len(annotators):
         raise InputError(f"overlap {overlap}: must be between 1 and the number of annotators, {len(annotators)}")
-    version = store.add_guideline(guideline)
+    guidelines = [guideline] if isinstance(guideline, str) else list(guideline)
+    versions = {text: store.add_guideline(text) for text in guidelines}
     users = {annotator.name: store.add_user(annotator.name, annotator.kind) for annotator in annotators}
     items, identical = _add(store, groups, overlap, checkpoint, dict(sampling or {}))
     if not items:
@@ -93,7 +98,11 @@ def label_pairs(
         for annotator in annotators:
             mine = [item for item, asked in askers.items() if annotator.name in asked]
             held = store.claim_many(users[annotator.name], len(mine), among=mine) if mine else []
-            store.submit_many([_answer(annotator, one, version, seed) for one in held])
+            asked = [Asked(one, _drawn(seed, items[one.item], guidelines)) for one in held]
+            said = _verdicts(annotator, asked, seed)
+            store.submit_many(
+                [_answer(annotator.name, a, versions[a.guideline], v) for a, v in zip(asked, said, strict=True)]
+            )
     return _report(store, order, identical, {user: name for name, user in users.items()})
 
 
@@ -131,14 +140,32 @@ def _chosen(seed: int, item: str, names: Sequence[str], overlap: int) -> list[st
     return sorted(names, key=lambda name: _draw(seed, item, name))[:overlap]
 
 
-def _answer(annotator: Annotator, assignment: Assignment, guideline: int, seed: int) -> Answer:
-    rng = random.Random(_draw(seed, assignment.key, annotator.name))
-    verdict = annotator.compare(assignment.prompt, [r.text for r in assignment.responses], rng)
-    ranking = None
+def _drawn(seed: int, item: str, guidelines: Sequence[str]) -> str:
+    """The guideline of an item."""
+    return (
+        min(guidelines, key=lambda text: _draw(seed, item, text, "guideline")) if len(guidelines) > 1 else guidelines[0]
+    )
+
+
+def _verdicts(annotator: Annotator | Reader, asked: Sequence[Asked], seed: int) -> list[Verdict]:
+    if isinstance(annotator, Reader):
+        return annotator.read(asked)
+    return [
+        annotator.compare(
+            one.prompt, [r.text for r in one.responses], random.Random(_draw(seed, one.key, annotator.name))
+        )
+        for one, _ in asked
+    ]
+
+
+def _answer(name: str, asked: Asked, version: int, verdict: Verdict) -> Answer:
+    one, ranking = asked.assignment, None
     if verdict.ranking is not None:
-        ranking = {r.id: rank for r, rank in zip(assignment.responses, verdict.ranking, strict=True)}
-    key = _draw(assignment.key, annotator.name, guideline, "label").hex()
-    return Answer(assignment.id, key, guideline, ranking, strength=verdict.strength, skip=verdict.skip)
+        ranking = {r.id: rank for r, rank in zip(one.responses, verdict.ranking, strict=True)}
+    key = _draw(one.key, name, version, "label").hex()
+    return Answer(
+        one.id, key, version, ranking, strength=verdict.strength, skip=verdict.skip, rationale=verdict.rationale
+    )
 
 
 def _report(store: Store, items: Sequence[int], identical: int, names: Mapping[int, str]) -> Report:
@@ -165,6 +192,7 @@ def _report(store: Store, items: Sequence[int], identical: int, names: Mapping[i
         alpha=krippendorff_alpha(table),
         bias=position_bias(first, second),
         bias_by_annotator={name: position_bias(*shown_first[user]) for user, name in names.items()},
+        flips=flips_in(judged),
         last_judgement=until,
     )
 

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
 
 from tether.feedback.facts import find
-from tether.feedback.records import Judgement, Query
-from tether.feedback.schema import AnyRow, assignments, item_responses, judgements, responses, users
+from tether.feedback.records import Judgement, Query, VotedPair
+from tether.feedback.schema import AnyRow, assignments, item_responses, judgements, prompts, responses, users
 
+_SAID = select(responses.c.id, responses.c.text, prompts.c.text.label("prompt")).join_from(responses, prompts)
 _ALL = select(judgements, assignments.c.shown).join_from(judgements, assignments)
 
 
@@ -29,6 +30,20 @@ def in_force(db: Connection, query: Query) -> list[Judgement]:
         replaced &= later.c.id <= query.until
     chosen = _filtered(chosen, query).where(~exists().where(replaced).correlate(judgements))
     return [_judgement(row) for row in db.execute(chosen.order_by(judgements.c.id))]
+
+
+def voted_pairs(db: Connection, query: Query) -> list[VotedPair]:
+    """The rankings of `query` on pairs, in words: what is the same in every store that holds the same texts."""
+    judged = [j for j in in_force(db, query) if j.ranking is not None and len(j.shown) == 2]
+    texts = {row.id: row for row in find(db, _SAID, responses.c.id, {r for j in judged for r in j.shown})}
+    pairs = []
+    for j in judged:
+        first, second = sorted(j.shown, key=lambda r: str(texts[r].text))
+        ranks = j.ranking or {}
+        if first in ranks and second in ranks:
+            side = (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
+            pairs.append(VotedPair(texts[first].prompt, texts[first].text, texts[second].text, side, j.user))
+    return pairs
 
 
 def history(db: Connection, assignment: int) -> list[Judgement]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 UserKind = Literal["human", "ai", "simulated"]
 
@@ -139,3 +139,14 @@ class Query:
     """Only items whose every response was written by one of these."""
     until: int | None = None
     """The last judgement to know of; None for the newest there is."""
+
+
+class VotedPair(NamedTuple):
+    """One annotator's ranking of two responses, by their texts in alphabetical order."""
+
+    prompt: str
+    first: str
+    second: str
+    side: int
+    """-1: the first is better, 1: the second is, 0: a tie."""
+    user: int

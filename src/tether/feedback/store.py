@@ -22,7 +22,17 @@ from sqlalchemy import Engine
 from tether.feedback import facts, queries, work
 from tether.feedback.connect import connect, reading, writing
 from tether.feedback.export import Export, export
-from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query, UserKind
+from tether.feedback.records import (
+    Answer,
+    Assignment,
+    Judgement,
+    NewItem,
+    NewPrompt,
+    NewResponse,
+    Query,
+    UserKind,
+    VotedPair,
+)
 
 LEASE = 1800.0
 """Seconds an annotator has for an item before somebody else may get it."""
@@ -131,6 +141,11 @@ class Store:
         """The judgements in force (skips included), by id."""
         with reading(self._engine) as db:
             return queries.in_force(db, query)
+
+    def voted_pairs(self, query: Query = EVERYTHING) -> list[VotedPair]:
+        """The rankings in force of two responses, by their texts: comparable between stores."""
+        with reading(self._engine) as db:
+            return queries.voted_pairs(db, query)
 
     def history(self, assignment: int) -> list[Judgement]:
         """Every revision of one annotator's answer to one item, oldest first."""

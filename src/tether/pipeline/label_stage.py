@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.errors import InputError
 from tether.feedback import open_store
 from tether.feedback.annotators import vader_raters
 from tether.feedback.records import Query
 from tether.pipeline.artifacts import read_jsonl, write_json, write_jsonl
+from tether.pipeline.judges import asker, check_judging, guidelines_of, judge_of
 from tether.pipeline.place import Place
 from tether.pipeline.sections import LabelSection
 from tether.rollout.rows import from_rows, to_rows
 from tether.types import Group, Message, Prompt, Response
 
+if TYPE_CHECKING:
+    from tether.feedback.store import Store
+
 
 def label_stage(place: Place, say: Any) -> dict[str, Any]:
     """Writes `preferences.sqlite` (the store), `preferences.jsonl` (its export), `train.jsonl` and `validation.jsonl`.
 
-    A run that was killed goes on where the store stands; the export is the same as if it had not been.
+    A run that was killed goes on where the store stands; the export is the same as if it had not been. What a judge
+    said is kept in the run's folder, so that nothing is paid for twice, whatever else of the section changes.
     """
     section = place.section
     assert isinstance(section, LabelSection)
@@ -28,21 +33,10 @@ def label_stage(place: Place, say: Any) -> dict[str, Any]:
         raise InputError(
             f"stage '{section.name}': {section.responses} has no responses to compare; name a `sample` stage"
         )
-    groups = from_rows(read_jsonl(source / "groups.jsonl"))
+    groups = [asdict(group) for group in from_rows(read_jsonl(source / "groups.jsonl"))]
+    check_judging(section)
     with open_store(place.folder / "preferences.sqlite") as store:  # it says so when SQLAlchemy is missing
-        from tether.feedback.export import Export
-        from tether.feedback.label import label_pairs
-
-        report = label_pairs(
-            store,
-            [asdict(group) for group in groups],
-            vader_raters(noise=section.noise),
-            guideline=section.guideline,
-            overlap=section.overlap,
-            seed=place.seed,
-            checkpoint=section.responses,
-        )
-        rows = store.export(Query(until=report.last_judgement), Export(held_out=section.held_out))
+        rows, labels = (by_raters if section.judge is None else by_judge)(place, section, store, groups)
     write_jsonl(place.folder / "preferences.jsonl", rows)
     counts = {}
     for split, name in (("train", "train"), ("test", "validation")):
@@ -52,13 +46,87 @@ def label_stage(place: Place, say: Any) -> dict[str, Any]:
     (place.folder / "tokenizer.hash").write_text(
         (source / "tokenizer.hash").read_text(encoding="utf-8"), encoding="utf-8"
     )
-    write_json(place.folder / "labels.json", report.as_dict())
-    alpha, agreement = report.alpha, report.agreement
-    say(
-        f"{report.votes} votes on {report.items} pairs; agreement {agreement.estimate:.2f}, "
-        f"Krippendorff's alpha {alpha.estimate:.2f}"
+    write_json(place.folder / "labels.json", labels)
+    say(told(labels))
+    return {"comparisons": counts, "metrics": {}, "labels": labels}
+
+
+Labelled = tuple[list[dict[str, Any]], dict[str, Any]]
+"""The exported rows, and what to report."""
+
+
+def by_raters(place: Place, section: LabelSection, store: Store, groups: list[dict[str, Any]]) -> Labelled:
+    """Labels of the simulated raters."""
+    from tether.feedback.label import label_pairs
+
+    report = label_pairs(
+        store,
+        groups,
+        vader_raters(noise=section.noise),
+        guideline=section.guideline,
+        overlap=section.overlap,
+        seed=place.seed,
+        checkpoint=section.responses,
     )
-    return {"comparisons": counts, "metrics": {}, "labels": report.as_dict()}
+    return exported(store, report.last_judgement, section), report.as_dict()
+
+
+def by_judge(place: Place, section: LabelSection, store: Store, groups: list[dict[str, Any]]) -> Labelled:
+    """Labels of an AI judge, refused where it does not agree with people as `calibration` wants it to.
+
+    InputError also when it gave no verdict on anything.
+    """
+    from tether.feedback.judges import JudgeAnnotator, calibrate, refuse_uncalibrated
+    from tether.feedback.label import label_pairs
+
+    config = section.judge
+    assert config is not None
+    with judge_of(place, config, place.run / ".judge" / f"{section.name}.jsonl") as journal:
+        judge = JudgeAnnotator(config.model[-200:], asker(journal), config.tie)
+        guidelines = guidelines_of(section)
+        report = label_pairs(
+            store, groups, [judge], guideline=guidelines, overlap=1, seed=place.seed, checkpoint=section.responses
+        )
+        spent = journal.spent
+    labels = report.as_dict() | {
+        "spent": spent._asdict() | {"cost": spent.cost(config.price_in, config.price_out)},
+    }
+    if not report.votes:
+        why = store.judgements()[-1].skip
+        raise InputError(f"stage '{section.name}': the judge gave no verdict on any of {report.items} items: {why}")
+    if section.calibration is not None:
+        with open_store(section.calibration.path) as people:
+            by_people = people.voted_pairs(Query(user_kinds=("human",)))
+        found = calibrate(store.voted_pairs(Query(until=report.last_judgement)), by_people)
+        labels["calibration"] = found.as_dict()
+        write_json(place.folder / "labels.json", labels)
+        refuse_uncalibrated(found, section.calibration.min_agreement, section.calibration.min_pairs)
+    return exported(store, report.last_judgement, section), labels
+
+
+def exported(store: Store, until: int, section: LabelSection) -> list[dict[str, Any]]:
+    """The comparisons all votes up to `until` come to."""
+    from tether.feedback.export import Export
+
+    return store.export(Query(until=until), Export(held_out=section.held_out))
+
+
+def told(labels: dict[str, Any]) -> str:
+    """The labelling in one line."""
+    votes = f"{labels['votes']} votes on {labels['items']} pairs"
+    if "spent" not in labels:
+        agreement, alpha = (labels[name]["estimate"] for name in ("agreement", "alpha"))
+        return votes + "".join(
+            f"{text} {value:.2f}"
+            for text, value in (("; agreement", agreement), (", Krippendorff's alpha", alpha))
+            if value is not None
+        )
+    rate, spent = labels["flips"]["rate"], labels["spent"]
+    flips = "" if rate is None else f"; {rate:.0%} changed sides with the order"
+    alpha = labels.get("calibration", {}).get("alpha", {}).get("estimate")
+    people = "" if alpha is None else f"; Krippendorff's alpha with people {alpha:.2f}"
+    tokens = spent["tokens_in"] + spent["tokens_out"]
+    return f"{votes}{flips}{people}; {spent['requests']} requests, {tokens} tokens, cost {spent['cost']:.4g}"
 
 
 def comparison(row: dict[str, Any]) -> Group:

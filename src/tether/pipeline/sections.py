@@ -1,12 +1,13 @@
-"""The stages that are not training: a new model, sampling, labelling, evaluation. And the table of all sections."""
+"""The stages that are not training (a new model, sampling, self-critique, labelling, evaluation), and the table of all."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tether.config import DataConfig, SamplingConfig, Section, StageSection
+from tether.config.judge import CalibrationConfig, ConstitutionConfig, JudgeConfig
 
 
 class Architecture(Section):
@@ -65,16 +66,52 @@ class LabelSection(StageSection):
     """What the stage does."""
     responses: str
     """A `sample` stage with at least two responses a prompt: `stage:NAME`."""
-    annotators: Literal["vader"] = "vader"
-    """Who votes: the ten raters of the vaderSentiment lexicon, each with their own ratings."""
+    annotators: Literal["vader", "judge"] = "vader"
+    """Who votes: the ten raters of the vaderSentiment lexicon, each with their own ratings, or the AI of `judge`."""
+    judge: JudgeConfig | None = None
+    """The language model that votes, asked about every pair both ways round."""
+    constitution: ConstitutionConfig | None = None
+    """Principles that take the place of `guideline` for a judge: one is drawn for each comparison."""
+    calibration: CalibrationConfig | None = None
+    """People's votes a judge must agree with before its own are exported."""
     overlap: int = Field(default=3, ge=1, le=10)
-    """Votes a comparison gets."""
+    """Votes a comparison gets from the raters; a judge gives one."""
     held_out: float = Field(default=0.15, gt=0, lt=1)
     """Share of the prompts whose comparisons go to the `validation` split."""
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of what is added to each annotator's opinion (-1 to 1) of a text each time."""
     guideline: str = "Which reply would you rather get in a friendly chat?"
     """What annotators are asked; versioned with every vote."""
+
+    @model_validator(mode="after")
+    def _what_is_for_judges(self) -> LabelSection:
+        if self.annotators == "judge" and self.judge is None:
+            raise ValueError("annotators = 'judge' needs a table `judge` that says which model it is")
+        given = [name for name in ("judge", "constitution", "calibration") if getattr(self, name) is not None]
+        if self.annotators != "judge" and given:
+            raise ValueError(f"{given[0]} is for annotators = 'judge'; the raters have their own opinions")
+        return self
+
+
+class CritiqueSection(StageSection):
+    """A model criticises its own answers by written principles and revises them: demonstrations for SFT."""
+
+    algorithm: Literal["critique"] = "critique"
+    """What the stage does."""
+    model: str
+    """The policy that answers, criticises and revises."""
+    data: DataConfig
+    """The prompts."""
+    constitution: ConstitutionConfig
+    """The principles; each revision draws one."""
+    revisions: int = Field(default=1, ge=1)
+    """How often an answer is criticised and revised."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How answers, critiques and revisions are drawn."""
+    end_of_turn: str | None = None
+    """The token that closes a turn; the model's own when not given."""
+    device: str = "auto"
+    """Where the model runs."""
 
 
 class EvaluateSection(StageSection):
@@ -107,4 +144,10 @@ def sections() -> dict[str, type[StageSection]]:
     from tether.algorithms import ALGORITHMS
 
     stages: dict[str, type[StageSection]] = {a.name: a.config for a in ALGORITHMS.values()}
-    return stages | {"init": InitSection, "sample": SampleSection, "label": LabelSection, "evaluate": EvaluateSection}
+    return stages | {
+        "init": InitSection,
+        "sample": SampleSection,
+        "critique": CritiqueSection,
+        "label": LabelSection,
+        "evaluate": EvaluateSection,
+    }
