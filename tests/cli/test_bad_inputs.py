@@ -104,7 +104,7 @@ DATA = {
     ),
     "only pairs of the same": Case(
         reward("a.jsonl"),
-        ("a.jsonl", "no example is left of 2", "chosen and rejected are the same"),
+        ("a.jsonl", "no example is left of 2", "responses ranked apart are the same"),
         {"a.jsonl": '{"prompt": "a", "chosen": "b", "rejected": "b"}\n' * 2},
     ),
     "unknown split of a file": Case(sft("good.jsonl", "data.split=test"), ("good.jsonl", "'train'", "'test'")),

@@ -32,6 +32,11 @@ def read(*rows: Any) -> list[Example]:
         (["id", "conversations"], "messages"),
         (["chosen", "rejected"], "preference"),
         (["prompt", "chosen", "rejected", "messages"], "preference"),
+        (["prompt", "completion", "label"], "unpaired"),
+        (["prompt", "completions", "labels"], "steps"),
+        (["question", "steps", "labels"], "steps"),
+        (["prompt", "responses", "ranking"], "ranking"),
+        (["prompt", "completions", "ranks"], "ranking"),
     ],
 )
 def test_columns_tell_the_format(columns: list[str], found: str) -> None:

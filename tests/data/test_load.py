@@ -143,8 +143,8 @@ def test_pairs_that_truncation_makes_equal_are_dropped(load: Any) -> None:
         [{**pair, "rejected": "what"}, pair], "preference", context=start + same, on_too_long="truncate_response"
     )
     assert len(groups) == 1
-    assert report.dropped == {"chosen and rejected are the same": 1}
-    with pytest.raises(InputError, match="1 chosen and rejected are the same"):
+    assert report.dropped == {"responses ranked apart are the same": 1}
+    with pytest.raises(InputError, match="1 responses ranked apart are the same"):
         load([{**pair, "rejected": pair["chosen"]}], "preference")
 
 

@@ -22,7 +22,9 @@ class DataConfig(Section):
     """A JSONL, JSON, CSV or Parquet file, a `datasets` folder or hub id, `stage:NAME`, or `demo:NAME`."""
     split: str = "train"
     """Which split of a hub id, `datasets` folder or demo set to read."""
-    format: Literal["auto", "text", "prompts", "prompt_response", "messages", "preference"] = "auto"
+    format: Literal[
+        "auto", "text", "prompts", "prompt_response", "messages", "preference", "ranking", "unpaired", "steps"
+    ] = "auto"
     """How to read a row; `auto` looks at the columns and says what it found."""
     rename: dict[str, str] = {}
     """Column in the file → the name Tether knows it by."""
@@ -32,6 +34,8 @@ class DataConfig(Section):
     """Longest prompt plus response, in tokens; the model's context when not given."""
     on_too_long: Literal["error", "drop", "truncate_prompt", "truncate_response"] = "error"
     """What to do with an example over `max_tokens`. `truncate_prompt` cuts its start, `truncate_response` its end."""
+    step_delimiter: str = Field(default="\n", min_length=1)
+    """What stands between the steps of a response, where steps are labelled."""
 
 
 class SamplingConfig(Section):

@@ -5,6 +5,9 @@
     prompt_response   {prompt, response}             also completion, answer, output; instruction, question
     messages          {messages}                     a list of {role, content}; also ShareGPT's {from, value}
     preference        {prompt, chosen, rejected}     or no prompt: the turns both share (hh-rlhf's strings too)
+    ranking           {prompt, responses, ranking}   lists; the lowest rank is the best, equal ranks are ties
+    unpaired          {prompt, response, label}      label: whether the response is desirable (KTO)
+    steps             {prompt, steps, labels}        lists; labels: whether each step is right (PRM); also completions
 
 A prompt is a string or a list of messages; every other column goes along as metadata.
 """
@@ -12,7 +15,7 @@ A prompt is a string or a list of messages; every other column goes along as met
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +31,19 @@ ALIASES = {
     "chosen": ("chosen",),
     "rejected": ("rejected",),
     "text": ("text",),
+    "responses": ("responses", "completions"),
+    "ranking": ("ranking", "ranks"),
+    "label": ("label",),
+    "steps": ("steps", "completions"),
+    "labels": ("labels",),
 }
 """Name here → the columns it is known by, best first."""
 
 FORMATS = {
     "preference": ("chosen", "rejected"),
+    "ranking": ("prompt", "responses", "ranking"),
+    "steps": ("prompt", "steps", "labels"),
+    "unpaired": ("prompt", "response", "label"),
     "prompt_response": ("prompt", "response"),
     "messages": ("messages",),
     "prompts": ("prompt",),
@@ -52,7 +63,9 @@ class Example:
     prompt: Said | None = None
     """What is answered; None for running text."""
     responses: tuple[str, ...] = ()
-    """One to imitate, or the chosen and the rejected."""
+    """One to imitate, the chosen and the rejected, all that were ranked, or one in its steps."""
+    labels: tuple[int, ...] = ()
+    """Ranks of the responses; whether the one is desirable; whether each step is right."""
     text: str = ""
     """Running text."""
     conversation: tuple[Message, ...] = ()
@@ -102,6 +115,15 @@ def _example(row: Mapping[str, Any], number: int, format: str, source: str, spli
         return Example(number, conversation=tuple(_messages(*get("messages"))), meta=meta)
     if format == "prompts":
         return Example(number, prompt=_asked(_said(*get("prompt")), where), meta=meta)
+    if format == "unpaired":
+        asked, answer = _asked(_said(*get("prompt")), where), _answer(*get("response"))
+        return Example(number, asked, (answer,), (_flag(*get("label")),), meta=meta)
+    if format in ("ranking", "steps"):
+        many, about = ("responses", "ranking") if format == "ranking" else ("steps", "labels")
+        texts, labels = _listed(*get(many), _answer), _listed(*get(about), _rank if format == "ranking" else _flag)
+        if len(texts) != len(labels) or len(texts) < (2 if format == "ranking" else 1):
+            raise InputError(f"{where}: has {len(texts)} {many} and {len(labels)} in its {about}; each needs one")
+        return Example(number, _asked(_said(*get("prompt")), where), texts, labels, meta=meta)
     if format == "prompt_response":
         return Example(number, _asked(_said(*get("prompt")), where), (_answer(*get("response")),), meta=meta)
     return _preference(row, number, where, meta, get)
@@ -115,12 +137,13 @@ def _preference(row: Mapping[str, Any], number: int, where: str, meta: Mapping[s
         if isinstance(prompt, str) and not isinstance(chosen, str):
             prompt = [{"role": "user", "content": prompt}]  # UltraFeedback: text, and again as the sides' first message
         pair = tuple(_last_turn(side, prompt, where) for side in (chosen, rejected))
-        return Example(number, prompt, pair, meta=meta)
+        return Example(number, prompt, pair, (0, 1), meta=meta)
     if isinstance(chosen, str) and isinstance(rejected, str):
         chosen, rejected = _hh(chosen, f"{where}, column 'chosen'"), _hh(rejected, f"{where}, column 'rejected'")
     if isinstance(chosen, str) or isinstance(rejected, str) or chosen[:-1] != rejected[:-1] or len(chosen) < 2:
         raise InputError(f"{where}: no prompt column, and chosen and rejected share no turns before their last one")
-    return Example(number, _asked(chosen[:-1], where), (_reply(chosen, where), _reply(rejected, where)), meta=meta)
+    pair = (_reply(chosen, where), _reply(rejected, where))
+    return Example(number, _asked(chosen[:-1], where), pair, (0, 1), meta=meta)
 
 
 def _last_turn(side: Said, prompt: Said, where: str) -> str:
@@ -177,6 +200,24 @@ def _answer(value: Any, where: str) -> str:
     if len(messages) != 1:
         raise InputError(f"{where}: has {len(messages)} messages; a response is one")
     return _reply(messages, where)
+
+
+def _listed(value: Any, where: str, read: Callable[[Any, str], Any]) -> tuple[Any, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where}: is {_kind(value)}, not a list")
+    return tuple(read(item, f"{where}, item {place}") for place, item in enumerate(value, 1))
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool) and value not in (0, 1):
+        raise InputError(f"{where}: is {value!r}, not true or false (or 1 or 0)")
+    return bool(value)
+
+
+def _rank(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{where}: is {value!r}, not a whole number (a rank; the lowest is the best)")
+    return value
 
 
 def _asked(prompt: Said, where: str) -> Said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +14,20 @@ from tether.data.demo import check_demo
 from tether.data.formats import FORMATS, Example, detect, understand
 from tether.data.report import DataReport, build_report
 from tether.data.rows import Row, read_rows
+from tether.data.steps import stepwise
 from tether.data.template import Template
 from tether.errors import InputError
 from tether.types import Group, Prompt, Response
 
-Need = Literal["text", "prompts", "responses", "preference"]
+Need = Literal["text", "prompts", "responses", "preference", "unpaired", "steps"]
 
 USABLE: dict[Need, tuple[str, ...]] = {
     "text": ("text",),
-    "prompts": ("prompts", "preference"),
+    "prompts": ("prompts", "preference", "ranking"),
     "responses": ("prompt_response", "messages"),
-    "preference": ("preference",),
+    "preference": ("preference", "ranking"),
+    "unpaired": ("unpaired", "preference", "ranking"),
+    "steps": ("steps",),
 }
 """What a stage needs → the formats that hold it."""
 
@@ -34,7 +38,8 @@ def load_groups(
     """Reads, tokenises once, and fits examples to the context.
 
     `need` is what the stage learns from: `text` in blocks of `max_tokens`, `prompts` with no response, `responses` to
-    imitate, or `preference` pairs with `labels["ranking"] == (0, 1)`.
+    imitate, `preference` with `labels["ranking"]` (0 the best), `unpaired` with `labels["desirable"]`, or `steps` with
+    `labels["steps"]`; see `Group`.
 
     Raises:
         InputError: bad data (file, row and column named), the wrong kind of data, or no example left.
@@ -71,8 +76,10 @@ def usable_format(row: Row, config: DataConfig, need: Need) -> str:
     """The format of the data whose first row this is. InputError when a stage that needs `need` cannot use it."""
     source = _source(config)
     found = detect(list(row), source) if config.format == "auto" else config.format
-    if need == "prompts" and found == "prompt_response":
+    if need == "prompts" and found in ("prompt_response", "unpaired", "steps"):
         found = "prompts"  # the answer is then a column like any other: a reward function's reference
+    if need == "responses" and found == "unpaired":
+        found = "prompt_response"  # and so is a label
     if found not in USABLE[need]:
         usable = " or ".join(f"{name} ({' + '.join(FORMATS[name])})" for name in USABLE[need])
         raise InputError(
@@ -106,7 +113,7 @@ def fitted(
     kept, truncated = [], 0
     for example in examples:
         try:
-            group = tokenised(example, template, need)
+            group = tokenised(example, template, need, config.step_delimiter)
         except InputError as error:
             raise InputError(f"{source}, row {example.row}: {error}") from error
         room = limit - (need == "prompts")  # an answer has at least one token
@@ -121,19 +128,43 @@ def fitted(
                 dropped["too long"] += 1
                 continue
             group = cut(group, room, config.on_too_long, template)
-        if need != "prompts" and (longest_row(group) > room or not all(r.num_trained for r in group.responses)):
-            dropped["no response token left"] += 1
-        elif need == "prompts" and (longest_row(group) > room or not group.prompt.token_ids):
-            dropped["no prompt left"] += 1
-        elif need == "preference" and group.responses[0].token_ids == group.responses[1].token_ids:
-            dropped["chosen and rejected are the same"] += 1
+        if reason := useless(group, room, need):
+            dropped[reason] += 1
         else:
-            kept.append(group)
+            kept += unpaired(group) if need == "unpaired" else [group]
             truncated += longest > room
     return kept, truncated
 
 
-def tokenised(example: Example, template: Template, need: Need) -> Group:
+def useless(group: Group, room: int, need: Need) -> str:
+    """Why a group within its limit has nothing left to learn from; '' when it has."""
+    over = longest_row(group) > room
+    if need == "prompts":
+        return "no prompt left" if over or not group.prompt.token_ids else ""
+    if over or not all(r.num_trained for r in group.responses):
+        return "no response token left"
+    ranks = group.labels.get("ranking", ())
+    apart = combinations(zip(ranks, (r.token_ids for r in group.responses), strict=False), 2)
+    if any(one != other and same == twin for (one, same), (other, twin) in apart):
+        return "responses ranked apart are the same"
+    return ""
+
+
+def unpaired(group: Group) -> list[Group]:
+    """A ranking as examples of one response each: those ranked first are desirable, last undesirable; one that is
+    unpaired already, as it is."""
+    if "ranking" not in group.labels:
+        return [group]
+    ranks = group.labels["ranking"]
+    ends = {min(ranks): True, max(ranks): False} if min(ranks) < max(ranks) else {}
+    return [
+        Group(group.prompt, (response,), {"desirable": ends[rank]})
+        for rank, response in zip(ranks, group.responses, strict=True)
+        if rank in ends
+    ]
+
+
+def tokenised(example: Example, template: Template, need: Need, delimiter: str) -> Group:
     """One example's tokens."""
     if example.conversation:
         return template.conversation(example.conversation, example.meta)
@@ -141,11 +172,16 @@ def tokenised(example: Example, template: Template, need: Need) -> Group:
     prompt = template.prompt(example.prompt, example.meta)
     if need == "prompts":
         return Group(prompt)
+    if need == "steps":
+        labels = [bool(label) for label in example.labels]
+        return stepwise(prompt, example.responses, labels, template, delimiter)
     responses = tuple(template.respond(prompt, text) for text in example.responses)
-    if need != "preference":
+    if need == "responses":
         return Group(prompt, responses[:1])
+    if len(responses) == 1:
+        return Group(prompt, responses, {"desirable": bool(example.labels[0])})
     margin = {"margin": float(example.meta["margin"])} if isinstance(example.meta.get("margin"), int | float) else {}
-    return Group(prompt, responses, {"ranking": (0, 1), **margin})
+    return Group(prompt, responses, {"ranking": example.labels, **margin})
 
 
 def longest_row(group: Group) -> int:
@@ -164,7 +200,10 @@ def cut(group: Group, limit: int, how: Literal["truncate_prompt", "truncate_resp
         room = max(1, len(ids) - (longest_row(group) - limit) - len(begin))
         return replace(group, prompt=replace(group.prompt, token_ids=begin + ids[len(begin) :][-room:]))
     room = max(0, limit - len(group.prompt.token_ids))
-    return replace(group, responses=tuple(shortened(r, room) for r in group.responses))
+    responses = tuple(shortened(r, room) for r in group.responses)
+    if "steps" not in group.labels:
+        return replace(group, responses=responses)
+    return replace(group, responses=responses, labels={"steps": group.labels["steps"][: responses[0].num_trained]})
 
 
 def shortened(response: Response, room: int) -> Response:

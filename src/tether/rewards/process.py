@@ -1,71 +1,30 @@
 """Rewards from a process reward model: a probability for every step of a response, and what is made of them.
 
-Shapes: `S` responses, `M` steps of all of them, `N` trained tokens. A step ends at the token that completes a
-delimiter; the last one also where the text ends. Empty steps are none.
+Shapes: `S` responses, `M` steps of all of them, `N` trained tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tether.data.steps import Decode, mark_steps
 from tether.errors import InputError
 from tether.models.plan import micro_batches
 from tether.models.role import Role
-from tether.types import Group, Response
+from tether.types import Group
 
 Aggregate = Literal["min", "product", "last"]
-Decode = Callable[[Sequence[int]], str]
-"""Token ids → text, special tokens left out; `Template.decode` is one."""
-
 RUNNING: dict[str, Callable[[Tensor], Tensor]] = {
     "min": lambda p: p.cummin(0).values,
     "product": lambda p: p.cumprod(0),
     "last": lambda p: p,
 }
 """How the steps up to each become one number: (M,) → (M,) for one response."""
-
-
-def step_ends(token_ids: Sequence[int], decode: Decode, delimiter: str = "\n") -> tuple[int, ...]:
-    """The index of each step's last token.
-
-    Tokens stay as they were sampled: the text is decoded from the step's start, one token more each time. A token that
-    holds a delimiter and the next step's first letters ends the step before. The last step, if no delimiter follows,
-    ends at the last token that shows something: not at an end of turn, nor at a space.
-
-    >>> text = {0: "a", 1: "b", 2: "\\n", 3: ".\\n\\n", 4: ""}
-    >>> step_ends([0, 1, 2, 2, 0, 3, 1, 4], lambda ids: "".join(text[i] for i in ids))
-    (2, 5, 6)
-    """
-    ends: list[int] = []
-    start, begun, shown, last = 0, "", "", 0
-    for i in range(len(token_ids)):
-        text = begun + decode(token_ids[start : i + 1])
-        last = i if text.strip() != shown.strip() else last
-        shown = text
-        *complete, rest = text.split(delimiter)
-        if complete:
-            if any(part.strip() for part in complete):
-                ends.append(i)
-            start, begun, shown = i + 1, rest, rest
-    if shown.strip() and last not in ends:
-        ends.append(last)
-    return tuple(ends)
-
-
-def mark_steps(response: Response, decode: Decode, delimiter: str = "\n") -> Response:
-    """The response with only its steps' last tokens on the flat axis, as a process reward model learns and scores it.
-
-    >>> text = {5: "x", 9: "\\n", 6: "y", 2: ""}
-    >>> mark_steps(Response((5, 9, 6, 2)), lambda ids: "".join(text[i] for i in ids)).trained
-    (False, True, True, False)
-    """
-    ends = set(step_ends(response.token_ids, decode, delimiter))
-    return replace(response, trained=tuple(i in ends for i in range(len(response.token_ids))))
 
 
 class Steps(NamedTuple):
