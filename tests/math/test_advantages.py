@@ -1,4 +1,4 @@
-"""GAE and reward shaping: worked numbers, loops, and the identities at the ends of λ."""
+"""GAE, reward shaping and group comparisons: worked numbers, loops, identities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.math.advantages import gae, shape_rewards
+from tether.math.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out,
+    moving_mean,
+    shape_rewards,
+    zero_spread,
+)
 from tether.math.segments import reverse_scan
 
 steps = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=7)
@@ -105,3 +112,90 @@ def test_a_response_without_tokens_is_refused():
         shape_rewards(torch.ones(2), None, 0.0, torch.tensor([2, 0]))
     with pytest.raises(ValueError, match="response 0 has no token"):
         gae(torch.ones(2), torch.ones(2), torch.tensor([0, 2]), 1.0, 1.0)
+
+
+# Groups (1, 2, 6), (4, 4) and (0.5): means 3, 4, 0.5; the first's deviation is √((4+1+9)/2) = √7.
+REWARDS = torch.tensor([1.0, 2.0, 6.0, 4.0, 4.0, 0.5])
+GROUP_OF = torch.tensor([0, 0, 0, 1, 1, 2])
+
+scored = st.lists(st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=5), min_size=1, max_size=5)
+
+
+def grouped(groups: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+    rewards = torch.tensor([r for group in groups for r in group], dtype=torch.float64)
+    return rewards, torch.tensor([g for g, group in enumerate(groups) for _ in group])
+
+
+def test_group_advantages_by_hand():
+    none = group_advantages(REWARDS, GROUP_OF, "none")
+    assert none.tolist() == [-2.0, -1.0, 3.0, 0.0, 0.0, 0.0]
+    std = group_advantages(REWARDS, GROUP_OF)
+    assert std.tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-4)
+    # All six: mean 17.5/6, squares 73.25 − 17.5²/6, over 5.
+    spread = ((73.25 - 17.5**2 / 6) / 5) ** 0.5
+    assert group_advantages(REWARDS, GROUP_OF, "batch").tolist() == pytest.approx(
+        [a / spread for a in none.tolist()], abs=1e-4
+    )
+    with pytest.raises(ValueError, match="'group' is not one of"):
+        group_advantages(REWARDS, GROUP_OF, "group")
+
+
+@quick
+@given(scored, st.sampled_from(["std", "batch", "none"]), st.randoms(use_true_random=False))
+def test_group_advantages_know_neither_order_nor_offset(groups: list[list[float]], scale: str, source):
+    rewards, group_of = grouped(groups)
+    found = group_advantages(rewards, group_of, scale)
+    assert bool(found.isfinite().all())
+    order = list(range(len(rewards)))
+    source.shuffle(order)
+    torch.testing.assert_close(group_advantages(rewards[order], group_of[order], scale), found[order])
+    if scale != "batch":  # whose deviation sees how far groups are apart
+        moved = rewards + 100.0 * group_of
+        torch.testing.assert_close(group_advantages(moved, group_of, scale), found, rtol=1e-6, atol=1e-6)
+
+
+def test_equal_rewards_give_no_advantage_where_rounding_would():
+    """0.1 has no exact mean in fp32; the deviation's floor keeps that from becoming an advantage of order 1."""
+    rewards = torch.full((7,), 0.1)
+    assert group_advantages(rewards, torch.zeros(7, dtype=torch.long)).abs().max() < 1e-3
+
+
+def test_leave_one_out_by_hand():
+    assert leave_one_out(REWARDS[:5], GROUP_OF[:5]).tolist() == [4.0, 3.5, 1.5, 4.0, 4.0]
+    with pytest.raises(ValueError, match="group 2 has one response"):
+        leave_one_out(REWARDS, GROUP_OF)
+
+
+@quick
+@given(st.lists(st.lists(st.floats(-10, 10), min_size=2, max_size=5), min_size=1, max_size=4))
+def test_leave_one_out_is_the_stretched_group_mean(groups: list[list[float]]):
+    """r − b = n/(n−1) · (r − mean), and b does not change with the reward it is the baseline of."""
+    rewards, group_of = grouped(groups)
+    baseline = leave_one_out(rewards, group_of)
+    stretch = torch.tensor([len(group) / (len(group) - 1) for group in groups for _ in group], dtype=torch.float64)
+    torch.testing.assert_close(rewards - baseline, stretch * group_advantages(rewards, group_of, "none"))
+    changed = rewards.clone()
+    changed[0] += 5.0
+    torch.testing.assert_close(leave_one_out(changed, group_of)[0], baseline[0])
+
+
+def test_moving_mean_follows():
+    past, used = None, []
+    for mean in (2.0, 4.0, 4.0):
+        baseline, past = moving_mean(torch.tensor([mean - 1, mean + 1]), past, 0.75)
+        used.append(baseline)
+    assert used == [2.0, 2.0, 2.5]  # 0.75 · 2 + 0.25 · 4
+    assert past == 2.875
+
+
+def test_zero_spread_by_hand():
+    assert zero_spread(REWARDS, GROUP_OF).tolist() == [False, True, True]
+    assert zero_spread(torch.tensor([1.0, 1.0 + 1e-7, 0.0, 1e-5]), torch.tensor([0, 0, 1, 1])).tolist() == [True, False]
+    assert zero_spread(torch.zeros(2), torch.tensor([0, 0])).tolist() == [True]
+
+
+@quick
+@given(scored)
+def test_zero_spread_is_where_no_reward_differs(groups: list[list[float]]):
+    rounded = [[float(round(r)) for r in group] for group in groups]
+    assert zero_spread(*grouped(rounded)).tolist() == [len(set(group)) == 1 for group in rounded]

@@ -1,14 +1,22 @@
-"""From scores to per-token rewards, and from rewards and values to advantages.
+"""From scores to per-token rewards, and from rewards to advantages: against values, or against other responses.
 
-Shapes: `S` responses, `N` response tokens. Nothing here carries gradient.
+Shapes: `S` responses, `N` response tokens, `G` groups. `group_of` (S,) int64 is each response's group, 0 … G−1.
+Nothing here carries gradient.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from tether.math.segments import last_index, next_in_segment, reverse_scan
+from tether.math.segments import last_index, next_in_segment, reverse_scan, segment_mean
+
+Scale = Literal["std", "batch", "none"]
+
+_SPREAD_FLOOR = 1e-4
+"""Added to a deviation before dividing by it: what rounding alone spreads must not become an advantage."""
 
 
 @torch.no_grad()
@@ -42,3 +50,81 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
     delta = rewards + gamma * next_in_segment(values, lengths, last=0.0) - values
     advantages = reverse_scan(delta, gamma * lam, lengths)
     return advantages, advantages + values
+
+
+@torch.no_grad()
+def group_advantages(rewards: Tensor, group_of: Tensor, scale: Scale = "std") -> Tensor:
+    """(S,) rewards → (S,) r − mean of its group, over a deviation (GRPO, Shao et al. 2024, §4.1.2).
+
+        std     the group's              GRPO
+        batch   that of all S rewards    Lite PPO ("Tricks or Traps", Liu et al. 2025)
+        none    1                        Dr. GRPO (Liu et al. 2025): dividing favours prompts of small spread
+
+    Deviations are the sample's (n − 1), as everywhere in the field's code. Equal rewards give 0. Raises ValueError for
+    an unknown `scale`.
+
+    >>> rewards, group_of = torch.tensor([1.0, 3.0, 5.0, 5.0]), torch.tensor([0, 0, 1, 1])
+    >>> group_advantages(rewards, group_of, "none").tolist()
+    [-1.0, 1.0, 0.0, 0.0]
+    >>> [round(a, 3) for a in group_advantages(rewards, group_of).tolist()]
+    [-0.707, 0.707, 0.0, 0.0]
+    """
+    centred = rewards - _group_mean(rewards, group_of)
+    if scale == "none":
+        return centred
+    if scale not in ("std", "batch"):
+        raise ValueError(f"scale={scale!r} is not one of 'std', 'batch', 'none'")
+    owner = group_of if scale == "std" else torch.zeros_like(group_of)
+    count = torch.bincount(owner)[owner]
+    variance = _group_mean((rewards - _group_mean(rewards, owner)).square(), owner) * count / (count - 1).clamp(min=1)
+    return centred / (variance.sqrt() + _SPREAD_FLOOR)
+
+
+@torch.no_grad()
+def leave_one_out(rewards: Tensor, group_of: Tensor) -> Tensor:
+    """(S,) rewards → (S,) baselines: the mean reward of the group's other responses (RLOO, Ahmadian et al. 2024).
+
+    It does not depend on the response it is for, so that the gradient stays unbiased. Raises ValueError for a group of
+    one response.
+
+    >>> leave_one_out(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 0, 0])).tolist()
+    [4.0, 3.5, 1.5]
+    """
+    count = torch.bincount(group_of)[group_of]
+    if bool((count < 2).any()):
+        raise ValueError(f"group {int(group_of[count.argmin()])} has one response, so no other to compare it with")
+    return (count * _group_mean(rewards, group_of) - rewards) / (count - 1)
+
+
+@torch.no_grad()
+def moving_mean(rewards: Tensor, past: float | None, decay: float) -> tuple[float, float]:
+    """(baseline for these rewards (S,), the next one): an exponential mean of the rewards before them (Williams 1992).
+
+        b ← decay · b + (1 − decay) · mean(r)
+
+    Without a past the first is the mean of the rewards themselves.
+
+    >>> moving_mean(torch.tensor([1.0, 3.0]), None, 0.5), moving_mean(torch.tensor([1.0, 3.0]), 4.0, 0.5)
+    ((2.0, 2.0), (4.0, 3.0))
+    """
+    now = rewards.mean().item()
+    return (now, now) if past is None else (past, decay * past + (1 - decay) * now)
+
+
+@torch.no_grad()
+def zero_spread(rewards: Tensor, group_of: Tensor) -> Tensor:
+    """(S,) rewards → (G,) bool: groups whose responses all have one reward, so that comparing them teaches nothing.
+
+    Rewards that differ by rounding alone are one reward.
+
+    >>> zero_spread(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1])).tolist()
+    [True, False]
+    """
+    ordered, count = rewards[group_of.argsort(stable=True)], torch.bincount(group_of)
+    most, least = (torch.segment_reduce(ordered, which, lengths=count) for which in ("max", "min"))
+    return most - least <= 1e-6 * torch.maximum(most.abs(), least.abs())
+
+
+def _group_mean(x: Tensor, group_of: Tensor) -> Tensor:
+    """(S,) → (S,): the mean over each one's group, whatever the order."""
+    return segment_mean(x[group_of.argsort(stable=True)], torch.bincount(group_of))[group_of]
