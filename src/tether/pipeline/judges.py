@@ -52,11 +52,10 @@ def judge_of(place: Place, config: JudgeConfig, journal: Path) -> Iterator[Journ
 
     server = ServerJudge(config) if config.url is not None else None
     judge: Judge = server or model_judge(place, config)
-    opened = Journal(judge, journal)
     try:
-        yield opened
+        with Journal(judge, journal) as opened:
+            yield opened
     finally:
-        opened.close()
         if server is not None:
             server.close()
 

@@ -1,4 +1,4 @@
-"""The stages that are not training (a new model, sampling, self-critique, labelling, evaluation), and the table of all."""
+"""Stages that are not training (a new model, sampling, self-critique, labelling, evaluation), and the table of all."""
 
 from __future__ import annotations
 

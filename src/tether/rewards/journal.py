@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tether.rewards.judge import Choice, Judge
 
@@ -71,6 +71,12 @@ class Journal:
         """Gives back the file."""
         self._file.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _key(self, question: str, options: Sequence[str]) -> str:
         text = json.dumps([self.name, question, list(options)], ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -89,6 +95,6 @@ class Journal:
         known = {}
         for line in whole.splitlines():
             row = json.loads(line)
-            probs = None if row["probs"] is None else tuple(row["probs"])
-            known[row.pop("key")] = Choice(**{**row, "probs": probs})
+            key, probs = row.pop("key"), row.pop("probs")
+            known[key] = Choice(None if probs is None else tuple(probs), **row)
         return known
