@@ -67,6 +67,30 @@ def test_reward_in_plain_transformers(name, folder, tmp_path):
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba"])
+def test_several_heads_come_back(name, folder, tmp_path):
+    role = load_scalar(folder(name), num_heads=3, seed=1)
+    shake(role)
+    save_role(role, tmp_path / "reward")
+    one = group(6, 5)
+    expected = role(role.lay_out([one, group(3, 2)]), ("scores",)).scores
+    assert expected.shape == (2, 3)
+    assert expected[0].std() > 0.01
+    again = load_scalar(str(tmp_path / "reward"), require_head=True)
+    torch.testing.assert_close(again(again.lay_out([one, group(3, 2)]), ("scores",)).scores, expected)
+    if name != "mamba":  # which has no classifier of its own
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+        scores = model(torch.tensor([one.prompt.token_ids + one.responses[0].token_ids])).logits
+        torch.testing.assert_close(scores, expected[:1], atol=1e-5, rtol=1e-5)
+    value = load_scalar(str(tmp_path / "reward"), kind="value")
+    found = value(value.lay_out([one]), ("values", "scores"))
+    torch.testing.assert_close(found.scores, expected[:1].mean(1), atol=1e-5, rtol=1e-5)
+    assert found.values.shape == (5,)
+    save_role(value, tmp_path / "value")
+    with pytest.raises(InputError, match="has 3 reward heads, where 2 are asked for"):
+        load_scalar(str(tmp_path / "reward"), num_heads=2)
+
+
 @pytest.mark.parametrize("name", ["cohere2", "mamba"])
 def test_reward_of_an_architecture_without_a_classifier(name, folder, tmp_path):
     role = load_scalar(folder(name))

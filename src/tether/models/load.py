@@ -34,6 +34,8 @@ VALUE_HEAD = "value_head.safetensors"
 """A policy's value head, beside its weights."""
 SCALAR_HEAD = "scalar_head.safetensors"
 """The head of a reward or value model whose architecture has no sequence classifier."""
+HEADS: Literal["regression"] = "regression"
+"""`problem_type` of a classifier whose labels are each a score: that of several reward heads."""
 
 
 def resolve_model(name: str) -> str:
@@ -85,26 +87,35 @@ def load_scalar(
     layout: Layout = "auto",
     kind: Literal["reward", "value"] = "reward",
     require_head: bool = False,
+    num_heads: int | None = None,
     dropout: bool = False,
     gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> Role:
-    """A reward or value model: a saved one with its head, or a causal LM's trunk with a new small head from `seed`.
+    """A reward or value model: a saved one with its heads, or a causal LM's trunk with new small ones from `seed`.
 
-    With `require_head`, a folder without a trained head is an `InputError`.
+    New heads are `num_heads`, or one; a trained model keeps the number it has. A value model has one: of several heads
+    it is their mean. `InputError` with `require_head` for a folder without a trained head, and for a trained model of
+    another number of heads than `num_heads`.
     """
     path = resolve_model(path)
     config, trained = _scalar_config(path, require_head)
     loose = Path(path) / SCALAR_HEAD
     wanted = _dtype(dtype, _device(device))
     _choose_attention(config, layout, wanted, _device(device))
-    hf: Any = None if loose.is_file() else _classifier(path, config, wanted, trained)
+    new = None if trained else num_heads or 1
+    hf: Any = None if loose.is_file() else _classifier(path, config, wanted, new)
     head: nn.Linear | None = None
     if hf is None:
         hf = _load(AutoModel, path, config, wanted)
-        head = _saved_head(loose) if trained else _new_head(hf, seed)
-    elif not trained:
-        hf.score.weight.data = _new_head(hf, seed).weight.data
+        head = _saved_head(loose) if new is None else _new_head(hf, seed, new)
+    elif new is not None:
+        hf.score.weight.data = _new_head(hf, seed, new).weight.data
+    linear = hf.score if head is None else head
+    if num_heads not in (None, linear.out_features):
+        raise InputError(f"model '{path}' has {linear.out_features} reward heads, where {num_heads} are asked for")
+    if kind == "value":
+        _mean_head(hf, linear)
     role = Role(hf, kind, scalar_head=head, dropout=dropout, gradient_checkpointing=gradient_checkpointing).to(
         _device(device)
     )
@@ -207,8 +218,11 @@ def _scalar_config(path: str, require_head: bool) -> tuple[PreTrainedConfig, boo
     trained = _is_classifier(config) or loose
     if require_head and not trained:
         raise InputError(f"model '{path}' has no reward head: it was never saved, or this is not a reward model")
-    if trained and not loose and config.num_labels != 1:
-        raise InputError(f"model '{path}' classifies into {config.num_labels} labels; a reward model has exactly 1")
+    if trained and not loose and config.num_labels != 1 and config.problem_type != HEADS:
+        raise InputError(
+            f"model '{path}' classifies into {config.num_labels} labels; a reward model has exactly 1, or several "
+            f"heads and says problem_type = '{HEADS}' in its configuration"
+        )
     return config, trained
 
 
@@ -217,17 +231,20 @@ def _is_classifier(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in names)
 
 
-def _classifier(path: str, config: PreTrainedConfig, dtype: torch.dtype, trained: bool) -> Any:
-    """A one-label classifier with a `score` head; None where the architecture has none of that shape."""
+def _classifier(path: str, config: PreTrainedConfig, dtype: torch.dtype, new: int | None) -> Any:
+    """A classifier with a `score` head, trained or of `new` labels; None where the architecture has no such one."""
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         return None
-    config.num_labels = 1
-    hf = _load(AutoModelForSequenceClassification, path, config, dtype, may_lack="" if trained else "score.weight")
+    if new is not None:
+        config.num_labels = new
+        if new > 1:
+            config.problem_type = HEADS
+    hf = _load(AutoModelForSequenceClassification, path, config, dtype, may_lack="" if new is None else "score.weight")
     score = getattr(hf, "score", None)
-    plain = isinstance(score, nn.Linear) and set(score.state_dict()) == {"weight"} and score.out_features == 1
-    if not plain:
+    plain = isinstance(score, nn.Linear) and set(score.state_dict()) == {"weight"}
+    if not plain or hf.score.out_features != config.num_labels:
         return None
-    if trained and dtype != torch.float32:
+    if new is None and dtype != torch.float32:
         hf.score.float()
         _fill_in_full(path, "score.weight", hf.score.weight)
     return hf
@@ -266,11 +283,19 @@ def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, ma
     return hf
 
 
-def _new_head(hf: Any, seed: int) -> nn.Linear:
-    """(d → 1), fp32, N(0, 1/(d+1)) as in Ziegler et al. (2019)."""
+def _mean_head(hf: Any, linear: nn.Linear) -> None:
+    """Several heads become the one whose output is their mean."""
+    if linear.out_features > 1:
+        linear.weight.data = linear.weight.data.mean(0, keepdim=True)
+        linear.out_features = hf.config.num_labels = hf.num_labels = 1
+        hf.config.problem_type = None
+
+
+def _new_head(hf: Any, seed: int, outputs: int = 1) -> nn.Linear:
+    """(d → outputs), fp32, N(0, 1/(d+1)) as in Ziegler et al. (2019)."""
     width = hf.config.get_text_config().hidden_size
     with torch.random.fork_rng(devices=[]):
-        head = nn.Linear(width, 1, bias=False)
+        head = nn.Linear(width, outputs, bias=False)
     head.weight.data.normal_(0.0, (width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     return head
 
@@ -281,7 +306,7 @@ def _saved_head(file: Path) -> nn.Linear:
     except (SafetensorError, OSError, KeyError) as error:
         raise InputError(f"head '{file}' cannot be read: it is corrupted or not a head") from error
     with torch.random.fork_rng(devices=[]):
-        head = nn.Linear(weight.shape[1], 1, bias=False)
+        head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     head.weight.data = weight
     return head
 

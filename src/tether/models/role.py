@@ -27,8 +27,8 @@ UNLIMITED = 2**31 - 1
 class Role(nn.Module):
     """A policy, a reward model or a value function; the reference is a frozen policy.
 
-    `hf` is a causal LM (policy), a sequence classifier with one label, or a bare trunk where the architecture has no
-    classifier of its own. `scalar_head` is the fp32 head of a bare trunk, or a policy's shared value head.
+    `hf` is a causal LM (policy), a sequence classifier with one label a head, or a bare trunk where the architecture
+    has no classifier of its own. `scalar_head` is the fp32 head of a bare trunk, or a policy's shared value head.
     Everything stays in eval mode unless `dropout` is set, so `train()` changes nothing.
     """
 
@@ -86,6 +86,11 @@ class Role(nn.Module):
         return score
 
     @property
+    def num_heads(self) -> int:
+        """Scores of one response; 0 for a policy without a value head."""
+        return 0 if self.scalar is None else int(self.scalar.weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
@@ -114,7 +119,10 @@ class Role(nn.Module):
         return lay_out(groups, self.layout, self.mask_style, self.pad_id, self.device)
 
     def forward(self, laid: Laid, want: tuple[str, ...] = ("logprobs",), temperature: float = 1.0) -> Outputs:
-        """What is wanted of `logprobs`, `entropy`, `values`, `steps` (N,) and `scores` (S,), on the flat axis, fp32."""
+        """What is wanted of `logprobs`, `entropy`, `values`, `steps` (N,) and `scores` (S,), on the flat axis, fp32.
+
+        With H > 1 heads `scores` are (S, H), and the others of a head (N, H).
+        """
         hidden = self.hidden(laid)
         logprobs = entropy = values = scores = steps = None
         if "scores" in want:
@@ -187,7 +195,7 @@ class Role(nn.Module):
         if head is None:
             raise InputError("this policy has no value head; load it with value_head=True")
         scalars: Tensor = head(hidden.float())
-        return scalars.squeeze(-1)
+        return scalars.squeeze(-1) if scalars.shape[-1] == 1 else scalars
 
 
 def _context_length(config: Any) -> int:

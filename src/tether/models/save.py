@@ -25,8 +25,9 @@ def save_role(role: Role, path: str | Path, tokenizer: Any = None) -> None:
     """Writes `role` (and its tokenizer) to the folder `path`, replacing what was there, all or nothing.
 
     A policy is a causal LM, its value head a file beside it; a reward or value model is a sequence classifier with one
-    label, or its trunk and a head's file where the architecture has no classifier. A classifier's `pad_token_id` is
-    one that no response ends with: plain `transformers` takes the score at the last token that differs from it.
+    label a head, or its trunk and the heads' file where the architecture has no classifier. A classifier's
+    `pad_token_id` is one that no response ends with: plain `transformers` takes the score at the last token that
+    differs from it.
 
     Raises `InputError` where the folder cannot be written, `RuntimeError` where reading back gives other numbers.
     """
