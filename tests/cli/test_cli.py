@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -228,14 +229,16 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     device = _device("auto")
     assert facts["use"]["device"] == device.type
     assert facts["use"]["dtype"] == str(_dtype("auto", device)).removeprefix("torch.")
-    assert facts["versions"]["torch"] == torch.__version__
+    installed = metadata.version("torch")  # some builds say more of themselves: 2.11.0+cu130
+    assert torch.__version__.startswith(installed)
+    assert facts["versions"]["torch"] == installed
     assert facts["use"]["threads"] == torch.get_num_threads()
     assert facts["hardware"]["cpu_cores"] >= 1
     assert facts["extras"]["demo"] == "installed"
     assert facts["base_model"]["present"] is True
     assert facts["warnings"] == [] or facts["use"]["free_disk_gb"] < 2
     assert main(["doctor"]) == 0
-    assert f"versions.torch         {torch.__version__}\n" in capsys.readouterr().out
+    assert f"versions.torch         {installed}\n" in capsys.readouterr().out
 
 
 def test_facts_lines() -> None:

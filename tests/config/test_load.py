@@ -205,7 +205,7 @@ def test_out_folder(tmp_path: Path) -> None:
         (
             "seed = 7",
             "[loop]\nrounds = 2",
-            "[loop], field rounds: got 2, but this version runs one round only; leave it at 1",
+            "[loop]: rounds > 1 needs `first`, the stage a round begins with, and `carry`, what it starts from",
         ),
     ],
 )

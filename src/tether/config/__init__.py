@@ -3,6 +3,7 @@
 sections.py   the tables stages share
 policy.py     those of algorithms that sample
 recipe.py     the run and its stages
+rounds.py     stages once a round
 load.py       TOML → Recipe, every mistake reported at once
 overrides.py  `--set STAGE.FIELD=VALUE`
 problems.py   a validation error as a line that names field, value and what is valid
@@ -21,7 +22,8 @@ from tether.config.load import (
     shipped_recipes,
 )
 from tether.config.policy import KLConfig, PolicySection, RewardTerm
-from tether.config.recipe import LoopConfig, Recipe, RunConfig, stage_references
+from tether.config.recipe import Recipe, RunConfig, stage_references
+from tether.config.rounds import LoopConfig
 from tether.config.sections import (
     DataConfig,
     OptimConfig,

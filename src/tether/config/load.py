@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from tether.config.overrides import override_recipe, override_stage
 from tether.config.problems import nearest, problems
-from tether.config.recipe import LoopConfig, Recipe, RunConfig, stage_references
+from tether.config.recipe import Recipe, RunConfig, stage_references
+from tether.config.rounds import LoopConfig, unroll
 from tether.config.sections import Section, StageSection
 from tether.errors import InputError
 
@@ -44,6 +45,8 @@ def parse_recipe(
     if not isinstance(entries, list) or not entries:
         found.append("no [[stage]]; a recipe has at least one")
         entries = []
+    if run is not None and loop is not None:
+        entries = unroll(entries, loop, run.seed, found)
     stages = [_stage(entry, number, sections, found) for number, entry in enumerate(entries, 1)]
     found += _order(entries)
     if found or run is None or loop is None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from tether.config.rounds import LoopConfig
 from tether.config.sections import Section, StageSection
 
 _REFERENCE = re.compile(r"stage:([^/@#:\s]*)")
@@ -29,20 +30,6 @@ class RunConfig(Section):
     def folder(self) -> Path:
         """Where the run's artifacts go."""
         return Path(self.out) if self.out else Path("runs") / self.name
-
-
-class LoopConfig(Section):
-    """`[loop]`: repeating collect → label → train → evaluate on the newest policy."""
-
-    rounds: int = Field(default=1, ge=1)
-    """How many times the stages are gone through. This version knows one round."""
-
-    @field_validator("rounds")
-    @classmethod
-    def _one_round(cls, rounds: int) -> int:
-        if rounds > 1:
-            raise ValueError(f"got {rounds}, but this version runs one round only; leave it at 1")
-        return rounds
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from tether.config.describe import wanted
 from tether.config.load import Sections
-from tether.config.recipe import LoopConfig, RunConfig
+from tether.config.recipe import RunConfig
+from tether.config.rounds import LoopConfig
 from tether.config.sections import Section, StageSection
 
 

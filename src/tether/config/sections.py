@@ -20,6 +20,8 @@ class DataConfig(Section):
 
     path: str
     """A JSONL, JSON, CSV or Parquet file, a `datasets` folder or hub id, `stage:NAME`, or `demo:NAME`."""
+    also: tuple[str, ...] = Field(default=(), strict=False)
+    """More of the same: other paths whose examples, read in the same way, come after (`limit` holds for each)."""
     split: str = "train"
     """Which split of a hub id, `datasets` folder or demo set to read."""
     format: Literal[

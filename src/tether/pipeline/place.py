@@ -64,6 +64,11 @@ class Place:
         """
         from tether.data.load import load_groups
 
+        if config.also:
+            every = [config.model_copy(update={"path": path, "also": ()}) for path in (config.path, *config.also)]
+            named = [report_as and (report_as if n == 1 else f"{report_as}-{n}") for n in range(1, len(every) + 1)]
+            pairs = zip(every, named, strict=True)
+            return [g for one, name in pairs for g in self.groups(one, template, max_context, need, name)]
         if not config.path.startswith(STAGE):
             found, report = load_groups(config, template, max_context, need=need)
             if report_as:
@@ -72,6 +77,7 @@ class Place:
         return self._made(config, template, need)
 
     def _made(self, config: DataConfig, template: Template, need: str) -> list[Group]:
+        from tether.data.load import unpaired
         from tether.rollout.rows import from_rows
 
         folder = self.artifact(config.path)
@@ -80,14 +86,15 @@ class Place:
         if file is None:
             raise InputError(f"{where}: that stage has no examples of split '{config.split}'")
         rows = read_jsonl(file)[: config.limit]
-        if need == "preference" and not all("ranking" in row["labels"] for row in rows):
+        if need in ("preference", "unpaired") and not all("ranking" in row["labels"] for row in rows):
             raise InputError(f"{where}: its responses have not been compared; put a `label` stage between")
         made_with = (folder / "tokenizer.hash").read_text(encoding="utf-8")
         if made_with != tokenizer_hash(template):
             raise InputError(
                 f"{where}: was made with another tokenizer than this stage's model has; use models that share one"
             )
-        return from_rows(rows)
+        groups = from_rows(rows)
+        return [example for g in groups for example in unpaired(g)] if need == "unpaired" else groups
 
     def reward(self, terms: Sequence[RewardTerm], template: Template, *, device: str, token_budget: int) -> WeightedSum:
         """The rewards a policy is trained on, each under its own name and weight."""
@@ -161,7 +168,7 @@ def inputs_of(values: Any, keys: Mapping[str, str], stage: str, field: str = "")
     return {} if source is None else {field: hash_path(source)}
 
 
-PATHS = ("path", "responses", "model", "baseline", "reference", "reward", "eval_reward", "judge", "use")
+PATHS = ("path", "also", "responses", "model", "baseline", "reference", "reward", "eval_reward", "judge", "use")
 """Fields that name something to read."""
 WORDS = {"value.model": ("reward", "policy", "shared")}
 """What such a field may say without naming anything on the disk."""
@@ -172,7 +179,7 @@ def source_of(field: str, value: str) -> Path | None:
     kind = [step for step in field.split(".") if not step.isdigit()][-1]
     if kind not in PATHS or value in WORDS.get(field, ()) or value.startswith("demo:"):
         return None
-    is_data = kind in ("path", "responses")
+    is_data = kind in ("path", "also", "responses")
     if not is_data and value == "base":
         return BASE
     path = Path(value).expanduser()

@@ -174,10 +174,11 @@ MADE_FOR = {
 
 def check_examples(config: DataConfig, need: Any, made: Mapping[str, StageSection]) -> None:
     """Data: there, and with rows of the format needed."""
-    if config.path.startswith(STAGE):
-        refuse_other(config.path, made, MADE_FOR[need])
-    else:
-        check_data(config, need)
+    for path in (config.path, *config.also):
+        if path.startswith(STAGE):
+            refuse_other(path, made, MADE_FOR[need])
+        else:
+            check_data(config.model_copy(update={"path": path, "also": ()}), need)
 
 
 def check_responses(name: str, made: Mapping[str, StageSection]) -> None:

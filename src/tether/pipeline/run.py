@@ -122,9 +122,10 @@ def all_done(table: Mapping[str, Any], mark: str, out: str | Path | None) -> boo
     began = time.perf_counter()
     try:
         folder = folder_of(table, out)
-        if json.loads((folder / DONE).read_text(encoding="utf-8")) != mark:
+        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        if done["mark"] != mark:
             return False
-        names = [stage["name"] for stage in table["stage"]]
+        names = list(done["stages"])
     except (OSError, ValueError, KeyError, TypeError):
         return False  # not run yet, or not a recipe: whoever parses it says what is wrong
     with locked(folder):
@@ -173,7 +174,7 @@ def run_recipe(recipe: Recipe, folder: Path, only_stage: str | None, mark: str) 
             run_stage(place, keys, skip=only_stage not in (None, stage.name))
         if only_stage is None:
             write_report(folder)
-            write_json(folder / DONE, mark)
+            write_json(folder / DONE, {"mark": mark, "stages": [stage.name for stage in recipe.stages]})
             finished(folder, began)
     return folder
 
