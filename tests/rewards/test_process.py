@@ -118,7 +118,7 @@ def test_dense_rewards_stand_at_step_ends_and_sum_to_the_score(chains: list[Grou
 
 
 def test_dense_rewards_on_a_partly_trained_response(chains: list[Group], scorer: ProcessScorer):
-    """A token that is not trained has no place: a step that ends on it is credited to the next place, or to the last."""
+    """A step that ends on a token without a place is credited to the next that has one, or to the last."""
     whole = chains[2]
     own = scorer.steps([whole]).ends[0]
     length = len(whole.responses[0].token_ids)

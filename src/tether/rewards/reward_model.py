@@ -14,7 +14,8 @@ from tether.types import Group
 
 @dataclass(frozen=True)
 class RewardModelScorer:
-    """Groups → (S,) float32 scores. It reads the policy's token ids, so both must have the same tokenizer."""
+    """Groups → (S,) float32 scores, of several heads their mean. It reads the policy's token ids, so both must have the
+    same tokenizer."""
 
     role: Role
     """The reward model."""
@@ -22,5 +23,9 @@ class RewardModelScorer:
     """Tokens of one forward, prompts included: speed and memory only."""
 
     def __call__(self, groups: Sequence[Group]) -> Tensor:
+        return self.heads(groups).mean(1)
+
+    def heads(self, groups: Sequence[Group]) -> Tensor:
+        """(S, H) the score of every head."""
         scores: Tensor = infer(self.role, groups, ("scores",), token_budget=self.token_budget).scores
-        return scores
+        return scores.view(len(scores), -1)
