@@ -200,8 +200,11 @@ class Sampler(Protocol):
     policy_version: int
     """The optimiser step of the weights it answers with; written on every response."""
 
-    def generate(self, prompts: Sequence[Prompt], k: int, *, seed: int) -> list[Group]:
-        """K sampled responses for each prompt, in the order of `prompts`; the same seed gives the same answers."""
+    def generate(self, prompts: Sequence[Prompt], k: int, *, seed: int, greedy: bool = False) -> list[Group]:
+        """K sampled responses for each prompt, in the order of `prompts`; the same seed gives the same answers.
+
+        With `greedy` each token is the likeliest one, whatever the seed.
+        """
         ...
 
 
