@@ -6,11 +6,19 @@ import json
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from tether.errors import InputError
-from tether.evals.reward_quality import accuracy_by_slice, pairwise_accuracy, reliability, reward_quality
+from tether.evals.reward_quality import (
+    TEMPERATURES,
+    accuracy_by_slice,
+    calibration_temperature,
+    pairwise_accuracy,
+    reliability,
+    reward_quality,
+)
 
 
 def test_accuracy_by_hand():
@@ -59,6 +67,44 @@ def test_a_calibrated_model_has_small_ece_and_an_overconfident_one_does_not():
     zero = np.zeros(20_000)
     assert reward_quality(truth, zero, num=10).ece < 0.015
     assert reward_quality(3 * truth, zero, num=10).ece > 0.08
+
+
+def test_temperature_by_hand():
+    # Three of four right at one confidence: σ(2/T) = ¾, so T = 2 / ln 3.
+    assert calibration_temperature([2.0, 2.0, 2.0, -2.0]) == pytest.approx(2 / np.log(3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_temperature_is_scipys_minimum(seed):
+    margin = np.random.default_rng(seed).normal(0.4, 0.5 + seed, 300)
+    best = minimize_scalar(lambda b: np.logaddexp(0, -b * margin).mean(), bounds=(1e-3, 50), method="bounded").x
+    assert calibration_temperature(margin) == pytest.approx(1 / best, rel=1e-3)
+    assert calibration_temperature(margin * 3) == pytest.approx(3 * calibration_temperature(margin))
+
+
+def test_a_temperature_undoes_overconfidence_on_comparisons_it_has_not_seen():
+    rng = np.random.default_rng(3)
+    said = rng.normal(0, 2, 20_000)
+    truth = np.where(rng.random(20_000) < 1 / (1 + np.exp(-said)), said, -said)
+    found = reward_quality(3 * truth, np.zeros(20_000), num=10)
+    assert found.temperature == pytest.approx(3, rel=0.05)
+    assert found.ece > 0.08
+    assert found.ece_calibrated < 0.015
+    honest = reward_quality(truth, np.zeros(20_000), num=10)
+    assert honest.temperature == pytest.approx(1, rel=0.05)
+    assert found.log_loss_calibrated == pytest.approx(honest.log_loss, rel=0.01)
+    # Noise fits a temperature of its own, which does not help the other half.
+    noise = reward_quality(rng.normal(0, 2, 200), np.zeros(200), num=10)
+    assert noise.log_loss_calibrated > np.log(2) - 0.03
+
+
+def test_a_temperature_has_bounds():
+    low, high = TEMPERATURES
+    assert calibration_temperature([1.0, 2.0]) == pytest.approx(low)
+    assert calibration_temperature([1e6, 2e6]) == pytest.approx(low)
+    assert calibration_temperature([-1.0, 0.5]) == pytest.approx(high)
+    assert calibration_temperature([0.0]) == pytest.approx(high)
+    assert reward_quality([1.0], [0.0]).log_loss_calibrated == reward_quality([1.0], [0.0]).log_loss
 
 
 def test_a_model_that_says_nothing():
