@@ -12,6 +12,7 @@ from tether.config import Section
 from tether.config.problems import nearest, problems
 from tether.errors import InputError
 from tether.rewards.answers import Exact, Format, Numeric, Regex
+from tether.rewards.code import Code
 from tether.types import Scorer
 
 VERIFIERS: dict[str, type[Section]] = {
@@ -19,6 +20,7 @@ VERIFIERS: dict[str, type[Section]] = {
     "numeric": Numeric,
     "format": Format,
     "regex": Regex,
+    "code": Code,
 }
 """Name → the section of its options. Its instances are scorers."""
 
