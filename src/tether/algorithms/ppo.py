@@ -106,10 +106,12 @@ def value_role(config: Config) -> str:
 
 def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
     config = ctx.config
-    batch, metrics = ctx.collect(groups, config.num_responses)
+    batch, metrics = ctx.collect(groups, config.num_responses, dense=True)
     values = ctx.infer(value_role(config), batch.groups, ("values",)).values
     kl = KL_ESTIMATORS[config.kl.estimator](batch.logprobs, batch.ref_logprobs) if config.kl.use == "shaping" else None
     token_rewards = shape_rewards(batch.rewards, kl, ctx.state["beta"], batch.lengths)
+    if batch.token_rewards is not None:  # a process reward model's, paid where a step ends
+        token_rewards = token_rewards + batch.token_rewards
     if config.whiten_rewards:
         token_rewards = whiten(token_rewards, shift_mean=False)
     advantages, returns = gae(token_rewards, values, batch.lengths, config.gamma, config.lam)

@@ -21,7 +21,7 @@ from tether.config.load import (
     read_toml,
     shipped_recipes,
 )
-from tether.config.policy import KLConfig, PolicySection, RewardTerm
+from tether.config.policy import KLConfig, PolicySection, Reward, RewardTerm, as_terms
 from tether.config.recipe import Recipe, RunConfig, stage_references
 from tether.config.rounds import LoopConfig
 from tether.config.sections import (
@@ -41,6 +41,7 @@ __all__ = [
     "OptimConfig",
     "PolicySection",
     "Recipe",
+    "Reward",
     "RewardTerm",
     "RunConfig",
     "SamplingConfig",
@@ -49,6 +50,7 @@ __all__ = [
     "StageSection",
     "TrainConfig",
     "TrainSection",
+    "as_terms",
     "find_recipe",
     "load_recipe",
     "parse_recipe",

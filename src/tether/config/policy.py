@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tether.config.sections import SamplingConfig, Section, TrainSection
 
@@ -45,8 +45,22 @@ class RewardTerm(Section):
     """How several reward models' scores become one; `lower` is their mean − `spread_penalty` · their deviation."""
     spread_penalty: float = Field(default=1.0, ge=0)
     """λ of the ensemble `lower`."""
+    steps: Literal["min", "product", "last"] | None = None
+    """For a process reward model: how the scores of a response's steps become one."""
+    step_delimiter: str = Field(default="\n", min_length=1)
+    """What ends a step, for a process reward model."""
+    dense: bool = False
+    """Pay a process reward model's score step by step, not at the end, where the algorithm has a value function."""
     options: dict[str, Any] = {}
     """Settings of a verifier; see its page."""
+
+    @model_validator(mode="after")
+    def _steps_of_one_model(self) -> RewardTerm:
+        if self.dense and self.steps is None:
+            raise ValueError("dense = true pays for steps: say with `steps` how their scores become one")
+        if self.steps is not None and (not isinstance(self.use, str) or self.options):
+            raise ValueError("`steps` is for one process reward model")
+        return self
 
     @property
     def label(self) -> str:
@@ -59,10 +73,31 @@ class RewardTerm(Section):
         return self.name or re.sub(r"[^\w.-]", "_", re.split(r"[:/]", first.rstrip("/"))[-1]) or "reward"
 
 
+def _names_differ(reward: str | tuple[RewardTerm, ...]) -> str | tuple[RewardTerm, ...]:
+    labels = [] if isinstance(reward, str) else [term.label for term in reward]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"two rewards are called '{twice[0]}'; give each a `name` of its own")
+    return reward
+
+
+Terms = Annotated[tuple[RewardTerm, ...], Field(strict=False, min_length=1)]
+Reward = Annotated[str | Terms, AfterValidator(_names_differ)]
+"""What a recipe may say of a reward: one name, or several with weights."""
+
+
+def as_terms(reward: str | tuple[RewardTerm, ...]) -> tuple[RewardTerm, ...]:
+    """A reward as a list of terms, whichever way it was said.
+
+    >>> [term.label for term in as_terms("stage:reward")]
+    ['reward']
+    """
+    return (RewardTerm(use=reward),) if isinstance(reward, str) else reward
+
+
 class PolicySection(TrainSection):
     """What every stage that samples from the policy it trains says."""
 
-    reward: str | Annotated[tuple[RewardTerm, ...], Field(strict=False, min_length=1)]
+    reward: Reward
     """What to maximise: `stage:NAME` or folder of a reward model, `module:function` with TRL's signature, a verifier's
     name, or a list of such tables with weights."""
     normalise: Literal["none", "terms", "sum"] = "none"
@@ -87,20 +122,14 @@ class PolicySection(TrainSection):
     eval_reward: str | None = None
     """What held-out answers are scored by beside the reward: something the policy is not trained on."""
 
-    @field_validator("reward")
-    @classmethod
-    def _names_differ(cls, reward: str | tuple[RewardTerm, ...]) -> str | tuple[RewardTerm, ...]:
-        labels = [] if isinstance(reward, str) else [term.label for term in reward]
-        if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"two rewards are called '{twice[0]}'; give each a `name` of its own")
-        return reward
-
     @model_validator(mode="after")
     def _samples_its_own_distribution(self) -> PolicySection:
         if self.sampling.top_k or self.sampling.top_p < 1:
             raise ValueError(
                 "sampling.top_k and sampling.top_p change the sampled distribution: leave them at 0 and 1 here"
             )
+        if self.normalise != "none" and any(term.dense for term in self.terms):
+            raise ValueError("normalise puts whole scores on one scale, so no reward may be dense with it")
         if self.overlong_buffer >= self.sampling.max_new_tokens:
             raise ValueError(
                 f"overlong_buffer = {self.overlong_buffer} must be below sampling.max_new_tokens = "
@@ -115,4 +144,4 @@ class PolicySection(TrainSection):
     @property
     def terms(self) -> tuple[RewardTerm, ...]:
         """The rewards as a list, whichever way they were said."""
-        return (RewardTerm(use=self.reward),) if isinstance(self.reward, str) else self.reward
+        return as_terms(self.reward)

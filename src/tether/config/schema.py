@@ -7,7 +7,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from tether.config.load import Sections
-from tether.config.recipe import LoopConfig, RunConfig
+from tether.config.recipe import RunConfig
+from tether.config.rounds import LoopConfig
 from tether.config.sections import Section
 
 

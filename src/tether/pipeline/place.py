@@ -101,11 +101,19 @@ class Place:
         from tether.rewards.combine import Part, WeightedSum
 
         where = {"device": device, "token_budget": token_budget}
-        return WeightedSum(tuple(Part(t.label, self._term(t, template, **where), t.weight) for t in terms))
+        return WeightedSum(tuple(Part(t.label, self._term(t, template, **where), t.weight, t.dense) for t in terms))
 
     def _term(self, term: RewardTerm, template: Template, **where: Any) -> Scorer:
         if isinstance(term.use, str):
-            return self.scorer(term.use, template, options=term.options, **where)
+            scorer = self.scorer(term.use, template, options=term.options, **where)
+            if term.steps is None:
+                return scorer
+            from tether.rewards.process import ProcessScorer
+            from tether.rewards.reward_model import RewardModelScorer
+
+            if not isinstance(scorer, RewardModelScorer):
+                raise InputError(f"stage '{self.section.name}': reward {term.use} is no model that could score steps")
+            return ProcessScorer(scorer.role, template.decode, term.step_delimiter, term.steps, where["token_budget"])
         from tether.rewards.ensemble import Ensemble
 
         members = tuple(self.scorer(name, template, **where) for name in term.use)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from tether.algorithms import ALGORITHMS
-from tether.config import DataConfig, StageSection
+from tether.config import DataConfig, RewardTerm, StageSection
 from tether.data.load import check_data
 from tether.data.template import Template
 from tether.errors import InputError
@@ -47,8 +47,8 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
     train = getattr(stage, "train", stage)
     if hasattr(train, "device"):
         yield from said(stage, "device" if train is stage else "train.device", check_device, train.device)
-    for field, reward, options in rewards(stage):
-        yield from said(stage, field, check_reward, reward, made, options)
+    for field, reward, term in rewards(stage):
+        yield from said(stage, field, check_reward, reward, made, term)
     for field, config, need in data(stage):
         yield from said(stage, f"{field}.path", check_examples, config, need, made)
     responses = getattr(stage, "responses", None)
@@ -56,15 +56,15 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
         yield from said(stage, "responses", check_responses, responses, made)
 
 
-def rewards(stage: StageSection) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(field, name, options) of what scores responses for a stage."""
+def rewards(stage: StageSection) -> Iterator[tuple[str, str, RewardTerm]]:
+    """(field, name, term) of what scores responses for a stage."""
     for field in REWARDS:
         reward = getattr(stage, field, None)
         if isinstance(reward, str):
-            yield field, reward, {}
+            yield field, reward, RewardTerm(use=reward)
         for index, term in enumerate(reward if isinstance(reward, tuple) else ()):
             for name in (term.use,) if isinstance(term.use, str) else term.use:
-                yield f"{field}.{index}.use", name, term.options
+                yield f"{field}.{index}.use", name, term
 
 
 def said(stage: StageSection, field: str, check: Any, *given: Any) -> Iterator[str]:
@@ -92,7 +92,7 @@ def models(stage: StageSection) -> Iterator[tuple[str, Kind, str]]:
 
 def data(stage: StageSection) -> Iterator[tuple[str, DataConfig, Any]]:
     """(field, data, what is needed of it) of the data sections of a stage."""
-    needs = {"init": "text", "sample": "prompts", "evaluate": "prompts"}
+    needs = {"init": "text", **dict.fromkeys(("sample", "best_of_n", "critique", "evaluate"), "prompts")}
     need = ALGORITHMS[stage.algorithm].data if stage.algorithm in ALGORITHMS else needs.get(stage.algorithm)
     for field in type(stage).model_fields:
         config = getattr(stage, field)
@@ -107,7 +107,8 @@ def product(stage: StageSection) -> str:
     """What a stage makes, as its users ask for it: a kind of model, `responses`, `comparisons` or `figures`."""
     if stage.algorithm in ALGORITHMS:
         return next(iter(ALGORITHMS[stage.algorithm].roles(stage).values())).kind
-    return {"init": "policy", "sample": "responses", "label": "comparisons"}.get(stage.algorithm, "figures")
+    made = {"init": "policy", "label": "comparisons"} | dict.fromkeys(("sample", "best_of_n", "critique"), "responses")
+    return made.get(stage.algorithm, "figures")
 
 
 WORDS = {
@@ -145,14 +146,22 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
             Template.load(path, end_of_turn=getattr(stage, "end_of_turn", None))
 
 
-def check_reward(name: str, made: Mapping[str, StageSection], options: Mapping[str, Any]) -> None:
-    """A reward: a verifier whose options are right, a function that imports, or a reward model."""
+def check_reward(name: str, made: Mapping[str, StageSection], term: RewardTerm) -> None:
+    """A reward: a verifier whose options are right, a function that imports, or a reward model of the kind wanted."""
     if name in VERIFIERS:
-        build_verifier(name, dict(options))
-    elif options:
+        build_verifier(name, term.options)
+    elif term.options:
         raise InputError(f"'{name}' takes no options; they are for verifiers: {', '.join(sorted(VERIFIERS))}")
     elif name.startswith(STAGE):
         refuse_other(name, made, ("reward",))
+        by_steps = made[name.removeprefix(STAGE)].algorithm == "process_reward"
+        if by_steps != (term.steps is not None):
+            says = (
+                "scores steps: say with `steps` how they become one"
+                if by_steps
+                else "scores no steps: leave `steps` out"
+            )
+            raise InputError(f"{name} {says} (min, product or last)" if by_steps else f"{name} {says}")
     elif is_function(name):
         load_function(name)
     else:

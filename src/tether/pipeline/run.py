@@ -42,6 +42,8 @@ def runner_of(algorithm: str) -> Runner:
         from tether.pipeline.init_stage import init_stage as runner
     elif algorithm == "sample":
         from tether.pipeline.sample_stage import sample_stage as runner
+    elif algorithm == "best_of_n":
+        from tether.pipeline.best_of_n_stage import best_of_n_stage as runner
     elif algorithm == "critique":
         from tether.pipeline.constitution_stage import critique_stage as runner
     elif algorithm == "label":

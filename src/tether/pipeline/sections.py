@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tether.config import DataConfig, SamplingConfig, Section, StageSection
+from tether.config import DataConfig, Reward, RewardTerm, SamplingConfig, Section, StageSection, as_terms
 from tether.config.judge import CalibrationConfig, ConstitutionConfig, JudgeConfig
 
 
@@ -57,6 +57,40 @@ class SampleSection(StageSection):
     """The token that closes a turn; the model's own when not given."""
     device: str = "auto"
     """Where the model runs."""
+
+
+class BestOfNSection(StageSection):
+    """Rejection sampling: of n responses to each prompt the best by a reward, as demonstrations for `sft`."""
+
+    algorithm: Literal["best_of_n"] = "best_of_n"
+    """What the stage does."""
+    model: str
+    """The policy that answers."""
+    data: DataConfig
+    """The prompts."""
+    reward: Reward
+    """What the best is best by."""
+    num_responses: int = Field(default=8, ge=2)
+    """n: responses sampled for each prompt."""
+    keep: int = Field(default=1, ge=1)
+    """k: how many of them are kept."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How responses are drawn."""
+    end_of_turn: str | None = None
+    """The token that closes a turn; the model's own when not given."""
+    device: str = "auto"
+    """Where the models run."""
+
+    @model_validator(mode="after")
+    def _fewer_than_all(self) -> BestOfNSection:
+        if self.keep >= self.num_responses:
+            raise ValueError(f"keep = {self.keep} must be below num_responses = {self.num_responses}")
+        return self
+
+    @property
+    def terms(self) -> tuple[RewardTerm, ...]:
+        """The rewards as a list, whichever way they were said."""
+        return as_terms(self.reward)
 
 
 class LabelSection(StageSection):
@@ -147,6 +181,7 @@ def sections() -> dict[str, type[StageSection]]:
     return stages | {
         "init": InitSection,
         "sample": SampleSection,
+        "best_of_n": BestOfNSection,
         "critique": CritiqueSection,
         "label": LabelSection,
         "evaluate": EvaluateSection,

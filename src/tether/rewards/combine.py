@@ -22,6 +22,8 @@ class Part(NamedTuple):
     scorer: Scorer
     weight: float = 1.0
     """May be negative: then the score is a cost."""
+    dense: bool = False
+    """It can pay its score where it is earned: it has `token_rewards` too, which sum to it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class WeightedSum:
     def weights(self) -> dict[str, float]:
         """Each part's weight by name."""
         return {part.name: part.weight for part in self.parts}
+
+    def token_rewards(self, groups: Sequence[Group]) -> Tensor | None:
+        """(N,) the weighted sum of what the dense parts pay token by token; None without such a part."""
+        dense: list[Tensor] = [p.weight * p.scorer.token_rewards(groups) for p in self.parts if p.dense]  # type: ignore[attr-defined]
+        return torch.stack(dense).sum(0) if dense else None
 
     def __call__(self, groups: Sequence[Group]) -> Tensor:
         return self.components(groups)[0]

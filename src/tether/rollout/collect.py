@@ -17,9 +17,10 @@ from tether.math.segments import segment_sum
 from tether.types import Group, Metrics, RolloutBatch
 
 
-def collect(ctx: Any, groups: Sequence[Group], k: int) -> tuple[RolloutBatch, Metrics]:
+def collect(ctx: Any, groups: Sequence[Group], k: int, dense: bool = False) -> tuple[RolloutBatch, Metrics]:
     """K responses of the current policy to each prompt: a batch with `logprobs` (N,), `rewards` (S,) and, where there
-    is a reference, `ref_logprobs` (N,); and metrics.
+    is a reference, `ref_logprobs` (N,); and metrics. With `dense`, a reward that can pays its score step by step: into
+    `token_rewards` (N,) instead of `rewards`.
 
     `ctx` is a training run's context, its section a `PolicySection`. With a reference, `ctx.state["beta"]` is this
     iteration's KL coefficient; an adaptive controller's next one waits beside it, because `loss` reads this one.
@@ -28,10 +29,16 @@ def collect(ctx: Any, groups: Sequence[Group], k: int) -> tuple[RolloutBatch, Me
     batch = ctx.batch(ctx.generate(groups, k))
     responses = [r for g in batch.groups for r in g.responses]
     parts, weights = ctx.score_parts(batch.groups)
-    scores, factors = list(parts.values()), [weights[name] for name in parts]
-    proxy = combine(scores, factors, batch.group_of, "none")
+    proxy = combine(list(parts.values()), [weights[name] for name in parts], batch.group_of, "none")
     ended = torch.tensor([r.ended for r in responses], device=proxy.device)
-    rewards = proxy if config.normalise == "none" else combine(scores, factors, batch.group_of, config.normalise)
+    paid, steps = ctx.score_tokens(batch.groups) if dense else (None, frozenset())
+    if paid is not None:
+        batch = batch.replace(token_rewards=paid)
+    at_end = [name for name in parts if name not in steps]
+    rewards = torch.zeros_like(proxy)
+    if at_end:
+        scores, factors = [parts[name] for name in at_end], [weights[name] for name in at_end]
+        rewards = combine(scores, factors, batch.group_of, config.normalise)
     rewards = end_rule(rewards, ended, config.missing_end, config.missing_end_value)
     rewards = rewards + overlong(
         batch.lengths, config.sampling.max_new_tokens, config.overlong_buffer, config.overlong_penalty

@@ -74,9 +74,9 @@ class Context:
         assert self.sampler is not None
         return self.sampler.generate([g.prompt for g in groups], k, seed=self.seed * 1_000_003 + self.step)
 
-    def collect(self, groups: Sequence[Group], k: int) -> tuple[RolloutBatch, Metrics]:
+    def collect(self, groups: Sequence[Group], k: int, dense: bool = False) -> tuple[RolloutBatch, Metrics]:
         """K scored responses to each prompt, and what to log of them; see `rollout.collect`."""
-        return collect(self, groups, k)
+        return collect(self, groups, k, dense)
 
     def draw(self, count: int) -> list[Group]:
         """The next `count` examples of the data, beyond those the loop has drawn."""
@@ -93,6 +93,13 @@ class Context:
             return {"reward": self.score(groups)}, {"reward": 1.0}
         scores = self.scorer.components(groups)[1]
         return {name: own.to(self.device) for name, own in scores.items()}, self.scorer.weights
+
+    def score_tokens(self, groups: Sequence[Group]) -> tuple[Tensor | None, frozenset[str]]:
+        """(N,) what the dense ones among several rewards pay token by token, and their names; None where none does."""
+        if not isinstance(self.scorer, WeightedSum):
+            return None, frozenset()
+        paid = self.scorer.token_rewards(groups)
+        return None if paid is None else paid.to(self.device), frozenset(p.name for p in self.scorer.parts if p.dense)
 
     def reference(self, groups: Sequence[Group]) -> Tensor:
         """(N,) the reference's log-probs of `groups`: looked up where they are of the data, else computed."""
