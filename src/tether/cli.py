@@ -1,7 +1,7 @@
 """The command line: verbs only. What a verb needs is imported inside it, so `tether --help` answers at once.
 
 run             a whole recipe, or one of its stages
-lm sft reward ppo   one stage from flags
+sft reward ppo …   one stage from flags; `LEARN` and `PURSUE` have them all
 sample chat     talk to a checkpoint
 show report     what a run came to
 recipe          check a recipe, print its schema
@@ -23,7 +23,7 @@ from tether.errors import InputError
 
 app = typer.Typer(
     name="tether",
-    help="The human-feedback loop of language models: preferences, SFT, reward model, PPO, evaluation.",
+    help="The human-feedback loop of language models: preferences, SFT, reward model, RL or DPO, evaluation.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -43,6 +43,7 @@ RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or 
 Model = Annotated[str, typer.Option(help="Where the weights start: base (shipped), a folder or a hub id.")]
 Data = Annotated[str, typer.Option(help="JSONL, JSON, CSV, Parquet, a datasets folder, a hub id or demo:NAME.")]
 Out = Annotated[Path, typer.Option(help="Folder of the result.")]
+Reward = Annotated[str, typer.Option(help="A reward model (folder or hub id), a verifier, or MODULE:FUNCTION.")]
 Talked = Annotated[str, typer.Argument(metavar="MODEL", help="base (shipped), a folder or a hub id.")]
 Temperature = Annotated[float, typer.Option(min=1e-6, help="Divides the logits.")]
 TopP = Annotated[float, typer.Option(min=1e-6, max=1.0, help="Keep the smallest set of tokens with this probability.")]
@@ -96,7 +97,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """The human-feedback loop of language models: preferences, SFT, reward model, PPO, evaluation."""
+    """The human-feedback loop of language models: preferences, SFT, reward model, RL or DPO, evaluation."""
 
 
 @app.command()
@@ -112,34 +113,42 @@ def run(
     pipeline.run(recipe, sets or [], only_stage=stage, out=out)
 
 
-@app.command()
-def lm(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
-    """Train a language model on plain text."""
-    _single("lm", model, data, out, sets)
+LEARN = {
+    "lm": ("lm", "Train a language model on plain text."),
+    "sft": ("sft", "Fine-tune on demonstrations: the loss is on the responses."),
+    "reward": ("reward_model", "Train a reward model on comparisons."),
+    "process-reward": ("process_reward", "Train a process reward model on labelled steps."),
+    "dpo": ("dpo", "Learn from comparisons without a reward model: DPO, IPO, SimPO, CPO and their kin."),
+    "kto": ("kto", "Learn from single responses marked desirable or not."),
+    "orpo": ("orpo", "Imitate chosen responses and avoid rejected ones in one go, without a reference."),
+    "spin": ("spin", "Prefer demonstrations to the policy's own answers."),
+}
+"""Verb → the algorithm it runs on data, and what it does."""
+PURSUE = {
+    "ppo": ("ppo", "Optimise a policy against a reward with PPO, tethered to where it started."),
+    "grpo": ("grpo", "Optimise a policy by comparing a prompt's responses: GRPO, Dr. GRPO, DAPO, GSPO, CISPO."),
+    "reinforce": ("reinforce", "Optimise a policy with REINFORCE and a baseline: RLOO, ReMax, REINFORCE++."),
+    "online-dpo": ("online_dpo", "Run DPO on fresh responses, compared by a reward."),
+}
+"""Verb → the algorithm it runs on prompts and a reward, and what it does."""
 
 
-@app.command()
-def sft(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
-    """Fine-tune on demonstrations: the loss is on the responses."""
-    _single("sft", model, data, out, sets)
+def _learn(verb: str, algorithm: str, about: str) -> None:
+    @app.command(verb, help=about)
+    def learn(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
+        _single(algorithm, model, data, out, sets)
 
 
-@app.command()
-def reward(model: Model, data: Data, out: Out, sets: Sets = None) -> None:
-    """Train a reward model on comparisons."""
-    _single("reward_model", model, data, out, sets)
+def _pursue(verb: str, algorithm: str, about: str) -> None:
+    @app.command(verb, help=about)
+    def pursue(model: Model, data: Data, out: Out, reward: Reward, sets: Sets = None) -> None:
+        _single(algorithm, model, data, out, sets, reward)
 
 
-@app.command()
-def ppo(
-    model: Model,
-    data: Data,
-    out: Out,
-    reward: Annotated[str, typer.Option(help="A reward model (folder or hub id), or MODULE:FUNCTION.")],
-    sets: Sets = None,
-) -> None:
-    """Optimise a policy against a reward with PPO, tethered to where it started."""
-    _single("ppo", model, data, out, sets, reward)
+for _verb, _about in LEARN.items():
+    _learn(_verb, *_about)
+for _verb, _about in PURSUE.items():
+    _pursue(_verb, *_about)
 
 
 def _single(

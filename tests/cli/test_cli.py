@@ -19,7 +19,7 @@ import pytest
 
 import tether
 from tether import cli
-from tether.cli import facts_lines, main
+from tether.cli import LEARN, PURSUE, facts_lines, main
 from tether.errors import InputError
 
 RECIPE = """
@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy() -> None:
         "jinja2",
         "sqlalchemy",
     }
-    for verb in ("run", "sft", "reward", "ppo", "sample", "chat", "show", "report", "recipe", "doctor"):
+    for verb in ("run", *LEARN, *PURSUE, "sample", "chat", "show", "report", "recipe", "doctor"):
         assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
 
 
@@ -239,6 +239,13 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["warnings"] == [] or facts["use"]["free_disk_gb"] < 2
     assert main(["doctor"]) == 0
     assert f"versions.torch         {installed}\n" in capsys.readouterr().out
+
+
+def test_every_algorithm_has_a_verb() -> None:
+    from tether.algorithms import ALGORITHMS
+
+    verbs = {algorithm for algorithm, _ in (*LEARN.values(), *PURSUE.values())}
+    assert verbs == set(ALGORITHMS)
 
 
 def test_facts_lines() -> None:
