@@ -68,9 +68,25 @@ _ROWS = (
         "KL weight β",
     ),
     Metric(
+        "reward/zero_spread",
+        "Share of the sampled prompts whose responses all score the same.",
+        "Below a half.",
+        "Rising: prompts are too easy or too hard, or the reward is too coarse; change the prompts, sample hotter or more, "
+        'or set `zero_spread = "resample"`.',
+        "Groups without spread",
+    ),
+    Metric(
+        "rollout/groups",
+        "Prompts sampled in the iteration, those drawn again included.",
+        "`batch_size`; with resampling up to a few times that.",
+        "At its limit every step: too few prompts tell answers apart; see `reward/zero_spread`.",
+        "Prompts sampled",
+    ),
+    Metric(
         "policy/loss",
-        "The clipped policy objective, with its sign turned.",
-        "Near 0 and noisy: advantages are centred. It need not fall.",
+        "The policy objective, with its sign turned.",
+        "Near 0 and noisy: advantages are centred. It need not fall. (REINFORCE and CISPO log −A·log π: its size says "
+        "little.)",
         "Far from 0: advantages are not whitened, or the ratio has exploded.",
         "Policy loss",
     ),
@@ -83,7 +99,8 @@ _ROWS = (
     ),
     Metric(
         "policy/clip_frac",
-        "Share of tokens whose ratio left the clip range in the direction its advantage pushes.",
+        "Share of tokens whose ratio left the clip range in the direction its advantage pushes (GSPO: all tokens of a "
+        "response together; CISPO: tokens whose weight was capped).",
         "0.01 to 0.2; exactly 0 with one optimiser step a batch.",
         "Above 0.3: fewer mini-epochs or a lower learning rate. Always 0 with several: the policy hardly moves.",
         "Clipped tokens",
