@@ -71,8 +71,8 @@ _ROWS = (
         "reward/zero_spread",
         "Share of the sampled prompts whose responses all score the same.",
         "Below a half.",
-        "Rising: prompts are too easy or too hard, or the reward is too coarse; change the prompts, sample hotter or more, "
-        'or set `zero_spread = "resample"`.',
+        "Rising: prompts are too easy or too hard, or the reward is too coarse; change the prompts, sample hotter or "
+        'more, or set `zero_spread = "resample"`.',
         "Groups without spread",
     ),
     Metric(
