@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ EVAL_SEED = 7_919
 
 def evaluate_loss(algorithm: Algorithm, ctx: Context, groups: Sequence[Group]) -> Metrics:
     """The algorithm's own loss metrics on held-out `groups`, as `eval/…`. Out of memory halves the budget."""
-    batch = ctx.batch(groups)
     role = next(iter(ctx.roles.values()))
     while True:
         metrics: Metrics = {}
         try:
             with torch.no_grad():
+                # As of iteration 0: what an algorithm samples to prepare has the same seed every time.
+                batch, _ = algorithm.prepare(replace(ctx, step=0), groups)
                 for members in micro_batches(batch.groups, ctx.token_budget, role.layout):
                     for name, share in algorithm.loss(ctx, batch.take(members))[1].items():
                         key = "eval/" + name.split("/", 1)[1]

@@ -188,9 +188,9 @@ def ratio_one(case: Case) -> Outcome | str:
 
 
 def kl_start(case: Case) -> Outcome | str:
-    """With `kl.start = 0` the reference is the policy the run starts from."""
-    roles = case.ctx.roles
-    if "reference" not in roles or case.ctx.config.kl.start == "any":
+    """With `kl.start = 0`, or where no `reference` is named, the reference is the policy the run starts from."""
+    roles, config = case.ctx.roles, case.ctx.config
+    if "reference" not in roles or (config.kl.start == "any" if hasattr(config, "kl") else config.reference):
         return Outcome.DOES_NOT_APPLY
     policy, reference = (forward(case, roles[name], case.probes()) for name in ("policy", "reference"))
     gap = distance(roles["policy"], policy, reference)
