@@ -204,7 +204,8 @@ def label(folder: Path, line_url: str, model: str, **more: Any) -> tuple[Report,
     fields = {"model": model, "url": line_url, "timeout": 2.0, "backoff": 0.02, "max_tokens": 4, **more}
     judge = ServerJudge(JudgeConfig(**fields))
     try:
-        with Store.open(folder / "s.db") as store, Journal(judge, folder / "j.jsonl") as journal:
+        journal = Journal(judge, folder / "j.jsonl")
+        with Store.open(folder / "s.db") as store:
             annotator = JudgeAnnotator("judge", asker(journal))
             return label_pairs(store, groups(), [annotator], guideline="Prefer long answers.", overlap=1), journal.spent
     finally:

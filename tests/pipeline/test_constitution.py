@@ -203,10 +203,10 @@ def test_a_constitution_is_read_and_drawn_from(bench):
     [
         (None, "No such file or directory; give a TOML file or one of demo:kindness"),
         ("[[principle", "is not valid TOML"),
-        ("", "field principle: Field required"),
+        ("", "field principle: missing"),
         ("principle = []", "field principle: "),
-        (PRINCIPLES.replace("revise", "rewrite"), r"field principle.0.revise: Field required"),
-        (PRINCIPLES.replace('"Say it kindly."', '""'), "field principle.0.revise: "),
+        (PRINCIPLES.replace("revise", "rewrite"), r"field principle.0.revise: missing"),
+        (PRINCIPLES.replace('"Say it kindly."', '""'), r"field principle.0.revise: got ''"),
         (PRINCIPLES.replace("brief", "kind"), "two principles are named 'kind'"),
     ],
 )
@@ -231,6 +231,29 @@ def test_a_bad_constitution_is_one_sentence(tmp_path, text, message):
 def test_what_a_label_stage_may_say(more, message):
     with pytest.raises(InputError, match=message):
         parse_stage(LABEL | more, sections())
+
+
+def test_a_judge_is_a_reward(bench):
+    """Grades of the shipped model, the same when the stage is resumed: they come from its folder."""
+    from tether.pipeline.judges import judge_reward
+    from tether.pipeline.place import Place
+    from tether.types import Group, Prompt, Response
+
+    section = parse_stage({"name": "x", "algorithm": "sft", "model": "base", "data": {"path": "p"}}, sections())
+    place = Place(bench, bench / "x", section, 0)
+    group = Group(Prompt((1,), (), "Hi"), (Response((2,), "hello"), Response((2,), "go away")))
+    first = judge_reward(place, {"model": "base", "guideline": "Be kind."})([group])
+    assert first.shape == (2,)
+    assert 1 < first.min() < first.max() < 5
+    lines = (bench / "x" / "judge.jsonl").read_text()
+    assert judge_reward(place, {"model": "base", "guideline": "Be kind."})([group]).tolist() == first.tolist()
+    assert (bench / "x" / "judge.jsonl").read_text() == lines
+    compared = judge_reward(place, {"model": "base", "ask": "compare"})([group])
+    assert compared.sum().item() == pytest.approx(1)
+    with pytest.raises(InputError, match="reward 'judge', field ask: got 'guess', expected"):
+        judge_reward(place, {"model": "base", "ask": "guess"})
+    with pytest.raises(InputError, match="reward 'judge', field model: missing"):
+        judge_reward(place, {})
 
 
 @pytest.mark.parametrize(

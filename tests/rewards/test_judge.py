@@ -169,8 +169,8 @@ def test_a_journal_asks_everything_once_and_says_what_the_judge_says(tmp_path_fa
     path = tmp_path_factory.mktemp("journal") / "new" / "j.jsonl"
     judge = Table(lambda q: None if q == "0" else (0.25, 0.75))
     for questions in calls:
-        with Journal(judge, path) as journal:  # opened anew: what it knows comes from the disk
-            assert choices(journal, questions, "AB") == choices(Table(judge.opinion), questions, "AB")
+        journal = Journal(judge, path)  # made anew: what it knows comes from the disk
+        assert choices(journal, questions, "AB") == choices(Table(judge.opinion), questions, "AB")
     different = {q for questions in calls for q in questions}
     assert sorted(judge.asked) == sorted(different)
     if calls:
@@ -179,17 +179,16 @@ def test_a_journal_asks_everything_once_and_says_what_the_judge_says(tmp_path_fa
 
 def test_a_torn_line_is_asked_again_and_the_rest_is_kept(tmp_path):
     path = tmp_path / "j.jsonl"
-    with Journal(Table(lambda q: (1.0, 0.0)), path) as journal:
-        choices(journal, ["a", "b"], "AB")
+    choices(Journal(Table(lambda q: (1.0, 0.0)), path), ["a", "b"], "AB")
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     judge = Table(lambda q: (1.0, 0.0))
-    with Journal(judge, path) as journal:
-        choices(journal, ["a", "b"], "AB")
-        assert judge.asked == ["a"]  # the second line, for the table answers backwards
-        assert path.read_bytes() == whole
-        choices(journal, ["a"], "BA")
-        assert judge.asked == ["a", "a"]  # other options are another question
+    journal = Journal(judge, path)
+    choices(journal, ["a", "b"], "AB")
+    assert judge.asked == ["a"]  # the second line, for the table answers backwards
+    assert path.read_bytes() == whole
+    choices(journal, ["a"], "BA")
+    assert judge.asked == ["a", "a"]  # other options are another question
 
 
 def test_the_pace_by_hand():
@@ -381,10 +380,10 @@ def test_after_a_failure_everything_answered_is_handed_out(serve, tmp_path):
 
     url, _ = serve(script)
     judge = server_judge(url, concurrency=2)
-    with Journal(judge, tmp_path / "j.jsonl") as journal:
-        with pytest.raises(InputError, match="403"):
-            list(journal.choose(["slow", "bad"], ("A", "B")))
-        assert journal.spent.questions == 1
+    journal = Journal(judge, tmp_path / "j.jsonl")
+    with pytest.raises(InputError, match="403"):
+        list(journal.choose(["slow", "bad"], ("A", "B")))
+    assert journal.spent.questions == 1
     judge.close()
 
 

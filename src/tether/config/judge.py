@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from tether.config.sections import Section
@@ -44,6 +46,16 @@ class JudgeConfig(Section):
         if self.key_env is not None and self.url is None:
             raise ValueError("key_env is for a judge behind a server; give its url")
         return self
+
+
+class JudgeRewardConfig(JudgeConfig):
+    """A judge's opinion as a reward."""
+
+    guideline: str = "Prefer the answer that helps the person more."
+    """The standard to judge by."""
+    ask: Literal["grade", "compare"] = "grade"
+    """`grade` is the expected grade, 1 to 5; `compare` the mean chance, 0 to 1, to be better than the prompt's other
+    responses, each pair asked about both ways round."""
 
 
 class ConstitutionConfig(Section):

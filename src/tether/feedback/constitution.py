@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from tether.config import Section
 from tether.config.judge import ConstitutionConfig
+from tether.config.problems import problems
 from tether.errors import InputError
 
 SHIPPED = {"demo:kindness": Path(__file__).with_name("kindness.toml")}
@@ -50,9 +51,7 @@ def load_constitution(config: ConstitutionConfig) -> tuple[Principle, ...]:
     try:
         principles = Constitution.model_validate(table).principle
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"constitution {config.path}, field {where}: {first['msg']}") from None
+        raise InputError("; ".join(problems(error, Constitution, f"constitution {config.path}"))) from None
     names = [p.name for p in principles]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"constitution {config.path}: two principles are named {twice[0]!r}; each needs its own name")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tether.config.judge import JudgeConfig
+from pydantic import ValidationError
+
+from tether.config.judge import JudgeConfig, JudgeRewardConfig
+from tether.config.problems import problems
 from tether.errors import InputError
 from tether.feedback.constitution import load_constitution
 from tether.pipeline.artifacts import hash_path
@@ -19,7 +22,7 @@ from tether.pipeline.sections import LabelSection
 if TYPE_CHECKING:
     from tether.feedback.judges import Ask, Pair
     from tether.rewards.journal import Journal
-    from tether.rewards.judge import Judge, ModelJudge
+    from tether.rewards.judge import Judge, JudgeScorer, ModelJudge
 
 
 def check_judging(section: LabelSection) -> None:
@@ -53,11 +56,34 @@ def judge_of(place: Place, config: JudgeConfig, journal: Path) -> Iterator[Journ
     server = ServerJudge(config) if config.url is not None else None
     judge: Judge = server or model_judge(place, config)
     try:
-        with Journal(judge, journal) as opened:
-            yield opened
+        yield Journal(judge, journal)
     finally:
         if server is not None:
             server.close()
+
+
+def judge_reward(place: Place, options: Mapping[str, Any]) -> JudgeScorer:
+    """A judge as the reward `judge`; what it says is kept with the stage, so that a resumed run hears the same.
+
+    InputError as of `reward_options` and `check_judge`.
+    """
+    from tether.rewards.journal import Journal
+    from tether.rewards.judge import JudgeScorer
+    from tether.rewards.judge_server import ServerJudge
+
+    config = reward_options(options)
+    judge: Judge = ServerJudge(config) if config.url is not None else model_judge(place, config)
+    return JudgeScorer(Journal(judge, place.folder / "judge.jsonl"), config.guideline, config.ask)
+
+
+def reward_options(options: Mapping[str, Any]) -> JudgeRewardConfig:
+    """The options of the reward `judge`, checked. InputError names the one that is wrong."""
+    try:
+        config = JudgeRewardConfig.model_validate(dict(options))
+    except ValidationError as error:
+        raise InputError("; ".join(problems(error, JudgeRewardConfig, "reward 'judge'"))) from None
+    check_judge(config)
+    return config
 
 
 def model_judge(place: Place, config: JudgeConfig) -> ModelJudge:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from tether.rewards.judge import Choice, Judge
 
@@ -40,8 +40,8 @@ class Journal:
     def __init__(self, judge: Judge, path: Path) -> None:
         self.judge = judge
         self.name = judge.name
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
         self._known = self._read()
 
     def choose(self, questions: Sequence[str], options: Sequence[str]) -> Iterator[tuple[int, Choice]]:
@@ -67,31 +67,23 @@ class Journal:
             len(lines), sum(c.tries for c in lines), sum(c.tokens_in for c in lines), sum(c.tokens_out for c in lines)
         )
 
-    def close(self) -> None:
-        """Gives back the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _key(self, question: str, options: Sequence[str]) -> str:
         text = json.dumps([self.name, question, list(options)], ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _write(self, key: str, choice: Choice) -> None:
-        self._file.write(json.dumps({"key": key, **choice._asdict()}).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._path.open("ab") as file:
+            file.write(json.dumps({"key": key, **choice._asdict()}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         self._known[key] = choice
 
     def _read(self) -> dict[str, Choice]:
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
+        with self._path.open("a+b") as file:
+            file.seek(0)
+            text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            file.truncate(len(whole))
         known = {}
         for line in whole.splitlines():
             row = json.loads(line)
