@@ -13,14 +13,18 @@ from tether.config.problems import nearest, problems
 from tether.errors import InputError
 from tether.rewards.answers import Exact, Format, Numeric, Regex
 from tether.rewards.code import Code
+from tether.rewards.gym import Gym
+from tether.rewards.symbolic import Symbolic
 from tether.types import Scorer
 
 VERIFIERS: dict[str, type[Section]] = {
     "exact": Exact,
     "numeric": Numeric,
+    "symbolic": Symbolic,
     "format": Format,
     "regex": Regex,
     "code": Code,
+    "gym": Gym,
 }
 """Name → the section of its options. Its instances are scorers."""
 
