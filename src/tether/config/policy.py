@@ -36,7 +36,7 @@ class RewardTerm(Section):
     """One of several rewards."""
 
     use: str | Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
-    """`stage:NAME` or folder of a reward model (several: an ensemble), `module:function`, or a verifier's name."""
+    """`stage:NAME` or folder of a reward model (several: an ensemble), `module:function`, a verifier or `judge`."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """What it is logged as (`reward/part/NAME`); the last part of `use` when not given."""
     weight: float = 1.0
@@ -52,7 +52,7 @@ class RewardTerm(Section):
     dense: bool = False
     """Pay a process reward model's score step by step, not at the end, where the algorithm has a value function."""
     options: dict[str, Any] = {}
-    """Settings of a verifier; see its page."""
+    """Settings of a verifier or of the judge; see [rewards](../rewards.md)."""
 
     @model_validator(mode="after")
     def _steps_of_one_model(self) -> RewardTerm:

@@ -122,7 +122,7 @@ class Place:
     def scorer(
         self, name: str, template: Template, *, device: str, token_budget: int, options: Mapping[str, Any] | None = None
     ) -> Scorer:
-        """What a recipe names as a reward: a reward model (`stage:NAME`, folder, hub id), a verifier, or a
+        """What a recipe names as a reward: a reward model (`stage:NAME`, folder, hub id), a verifier, `judge`, or a
         `module:function`."""
         from tether.data.template import Template as Loaded
         from tether.models.load import load_scalar
@@ -130,6 +130,10 @@ class Place:
         from tether.rewards.reward_model import RewardModelScorer
         from tether.rewards.verifiers import VERIFIERS, build_verifier
 
+        if name == "judge":
+            from tether.pipeline.judges import judge_reward
+
+            return judge_reward(self, options or {})
         if name in VERIFIERS:
             return build_verifier(name, dict(options or {}))
         if is_function(name):

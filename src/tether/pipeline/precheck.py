@@ -18,7 +18,9 @@ from tether.data.load import check_data
 from tether.data.template import Template
 from tether.errors import InputError
 from tether.models.load import check_device, check_model
+from tether.pipeline.judges import check_judging, reward_options
 from tether.pipeline.place import STAGE, is_function, model_at
+from tether.pipeline.sections import LabelSection
 from tether.rewards.function import load_function
 from tether.rewards.verifiers import VERIFIERS, build_verifier
 
@@ -51,9 +53,9 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
         yield from said(stage, field, check_reward, reward, made, term)
     for field, config, need in data(stage):
         yield from said(stage, f"{field}.path", check_examples, config, need, made)
-    responses = getattr(stage, "responses", None)
-    if responses is not None:
-        yield from said(stage, "responses", check_responses, responses, made)
+    if isinstance(stage, LabelSection):
+        yield from said(stage, "judge", check_judging, stage)
+        yield from said(stage, "responses", check_responses, stage, made)
 
 
 def rewards(stage: StageSection) -> Iterator[tuple[str, str, RewardTerm]]:
@@ -88,6 +90,8 @@ def models(stage: StageSection) -> Iterator[tuple[str, Kind, str]]:
         for field in ("model", "baseline"):
             if hasattr(stage, field):
                 yield field, "policy", getattr(stage, field)
+        if isinstance(stage, LabelSection) and stage.judge is not None and stage.judge.url is None:
+            yield "judge.model", "policy", stage.judge.model
 
 
 def data(stage: StageSection) -> Iterator[tuple[str, DataConfig, Any]]:
@@ -148,20 +152,18 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
 
 def check_reward(name: str, made: Mapping[str, StageSection], term: RewardTerm) -> None:
     """A reward: a verifier whose options are right, a function that imports, or a reward model of the kind wanted."""
-    if name in VERIFIERS:
+    if name == "judge":
+        reward_options(term.options)
+    elif name in VERIFIERS:
         build_verifier(name, term.options)
     elif term.options:
-        raise InputError(f"'{name}' takes no options; they are for verifiers: {', '.join(sorted(VERIFIERS))}")
+        raise InputError(f"'{name}' takes no options; they are for judge and {', '.join(sorted(VERIFIERS))}")
     elif name.startswith(STAGE):
         refuse_other(name, made, ("reward",))
         by_steps = made[name.removeprefix(STAGE)].algorithm == "process_reward"
         if by_steps != (term.steps is not None):
-            says = (
-                "scores steps: say with `steps` how they become one"
-                if by_steps
-                else "scores no steps: leave `steps` out"
-            )
-            raise InputError(f"{name} {says} (min, product or last)" if by_steps else f"{name} {says}")
+            missing = "scores steps: say with `steps` how they become one (min, product or last)"
+            raise InputError(f"{name} {missing if by_steps else 'scores no steps: leave `steps` out'}")
     elif is_function(name):
         load_function(name)
     else:
@@ -190,14 +192,17 @@ def check_examples(config: DataConfig, need: Any, made: Mapping[str, StageSectio
             check_data(config.model_copy(update={"path": path, "also": ()}), need)
 
 
-def check_responses(name: str, made: Mapping[str, StageSection]) -> None:
+def check_responses(stage: LabelSection, made: Mapping[str, StageSection]) -> None:
     """What a `label` stage compares: two responses or more, and the packages that judge and keep them."""
+    name = stage.responses
     if not name.startswith(STAGE):
         raise InputError(f"got '{name}', expected a `sample` stage of this run: stage:NAME")
     refuse_other(name, made, ("responses",))
-    count = getattr(made[name.removeprefix(STAGE)], "num_responses", 2)
-    if count < 2:
-        raise InputError(f"{name} samples one response to a prompt, which leaves nothing to compare; set num_responses")
-    missing = [package for package in ("sqlalchemy", "alembic", "vaderSentiment") if find_spec(package) is None]
+    source = made[name.removeprefix(STAGE)]
+    field = "keep" if source.algorithm == "best_of_n" else "num_responses"
+    if getattr(source, field, 1) < 2:
+        raise InputError(f"{name} has one response to a prompt, which leaves nothing to compare; set its {field}")
+    raters = ["vaderSentiment"] if stage.annotators == "vader" else []
+    missing = [package for package in ("sqlalchemy", "alembic", *raters) if find_spec(package) is None]
     if missing:
         raise InputError(f"labelling needs the package {missing[0]}: pip install 'tether-rlhf[demo]'")
