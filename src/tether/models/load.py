@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
 )
@@ -95,30 +96,23 @@ def load_scalar(
     """A reward or value model: a saved one with its heads, or a causal LM's trunk with new small ones from `seed`.
 
     New heads are `num_heads`, or one; a trained model keeps the number it has. A value model has one: of several heads
-    it is their mean. `InputError` with `require_head` for a folder without a trained head, and for a trained model of
-    another number of heads than `num_heads`.
+    it is their mean. An encoder (BERT and its kin) scores through the classifier that its architecture has, new or
+    trained, and can be no value model. `InputError` with `require_head` for a folder without a trained head, and for a
+    trained model of another number of heads than `num_heads`.
     """
     path = resolve_model(path)
-    config, trained = _scalar_config(path, require_head)
-    loose = Path(path) / SCALAR_HEAD
+    config, trained = _scalar_config(path, kind, require_head)
     wanted = _dtype(dtype, _device(device))
     _choose_attention(config, layout, wanted, _device(device))
     new = None if trained else num_heads or 1
-    hf: Any = None if loose.is_file() else _classifier(path, config, wanted, new)
-    head: nn.Linear | None = None
-    if hf is None:
-        hf = _load(AutoModel, path, config, wanted)
-        head = _saved_head(loose) if new is None else _new_head(hf, seed, new)
-    elif new is not None:
-        hf.score.weight.data = _new_head(hf, seed, new).weight.data
-    linear = hf.score if head is None else head
-    if num_heads not in (None, linear.out_features):
-        raise InputError(f"model '{path}' has {linear.out_features} reward heads, where {num_heads} are asked for")
+    encoder = _is_encoder(config)
+    hf, head = (_encoder if encoder else _scorer)(path, config, wanted, new, seed)
+    settings = {"dropout": dropout, "gradient_checkpointing": gradient_checkpointing}
+    role = Role(hf, kind, scalar_head=head, encoder=encoder, **settings).to(_device(device))
+    if num_heads not in (None, role.num_heads):
+        raise InputError(f"model '{path}' has {role.num_heads} reward heads, where {num_heads} are asked for")
     if kind == "value":
-        _mean_head(hf, linear)
-    role = Role(hf, kind, scalar_head=head, dropout=dropout, gradient_checkpointing=gradient_checkpointing).to(
-        _device(device)
-    )
+        _mean_head(role)
     probe(role, layout)
     return role
 
@@ -137,7 +131,7 @@ def check_model(path: str, kind: Literal["policy", "reward", "value"], *, requir
     if kind == "policy":
         _policy_config(path)
     else:
-        _scalar_config(path, require_head)
+        _scalar_config(path, kind, require_head)
     for file in sorted(Path(path).glob("*.safetensors")):
         try:
             with safe_open(file, "pt"):
@@ -205,15 +199,18 @@ def _config(path: str) -> PreTrainedConfig:
 
 def _policy_config(path: str) -> PreTrainedConfig:
     config = _config(path)
-    if _is_classifier(config) or type(config) not in AutoModelForCausalLM._model_mapping:
+    if _is_classifier(config) or _is_encoder(config) or type(config) not in AutoModelForCausalLM._model_mapping:
         made = ", ".join(config.architectures or [type(config).__name__])
         raise InputError(f"model '{path}' is {made}, not a causal language model; a policy must be one")
     return config
 
 
-def _scalar_config(path: str, require_head: bool) -> tuple[PreTrainedConfig, bool]:
+def _scalar_config(path: str, kind: str, require_head: bool) -> tuple[PreTrainedConfig, bool]:
     """The configuration, and whether a trained head comes with it."""
     config = _config(path)
+    if kind == "value" and _is_encoder(config):
+        made = ", ".join(config.architectures or [type(config).__name__])
+        raise InputError(f"model '{path}' is {made}, which reads both ways; a value model must be a causal one")
     loose = (Path(path) / SCALAR_HEAD).is_file()
     trained = _is_classifier(config) or loose
     if require_head and not trained:
@@ -231,6 +228,40 @@ def _is_classifier(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in names)
 
 
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether the trunk reads both ways, as it does where it was made to fill in masks."""
+    decodes = getattr(config, "is_decoder", False) or config.is_encoder_decoder
+    return type(config) in AutoModelForMaskedLM._model_mapping and not decodes
+
+
+def _scorer(
+    path: str, config: PreTrainedConfig, dtype: torch.dtype, new: int | None, seed: int
+) -> tuple[Any, nn.Linear | None]:
+    """A causal trunk: as a classifier, or with a loose head; `new` heads, or the trained ones."""
+    loose = Path(path) / SCALAR_HEAD
+    hf = None if loose.is_file() else _classifier(path, config, dtype, new)
+    if hf is None:
+        hf = _load(AutoModel, path, config, dtype)
+        return hf, _saved_head(loose) if new is None else _new_head(hf, seed, new)
+    if new is not None:
+        hf.score.weight.data = _new_head(hf, seed, new).weight.data
+    return hf, None
+
+
+def _encoder(
+    path: str, config: PreTrainedConfig, dtype: torch.dtype, new: int | None, seed: int
+) -> tuple[Any, nn.Linear | None]:
+    """An encoder's classifier; a new one's pooler and head are drawn from `seed` as `transformers` draws them."""
+    classifiers: Any = AutoModelForSequenceClassification._model_mapping
+    if type(config) not in classifiers:
+        raise InputError(f"model '{path}': transformers has no classifier for {type(config).__name__}; use another")
+    may_lack = ""
+    if new is not None:
+        config.num_labels, config.problem_type = new, HEADS
+        may_lack = rf"(?!{classifiers[type(config)].base_model_prefix}\.).*|.*\.pooler\..*"
+    return _load(AutoModelForSequenceClassification, path, config, dtype, may_lack, seed), None
+
+
 def _classifier(path: str, config: PreTrainedConfig, dtype: torch.dtype, new: int | None) -> Any:
     """A classifier with a `score` head, trained or of `new` labels; None where the architecture has no such one."""
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
@@ -239,7 +270,7 @@ def _classifier(path: str, config: PreTrainedConfig, dtype: torch.dtype, new: in
         config.num_labels = new
         if new > 1:
             config.problem_type = HEADS
-    hf = _load(AutoModelForSequenceClassification, path, config, dtype, may_lack="" if new is None else "score.weight")
+    hf = _load(AutoModelForSequenceClassification, path, config, dtype, "" if new is None else r"score\.weight")
     score = getattr(hf, "score", None)
     plain = isinstance(score, nn.Linear) and set(score.state_dict()) == {"weight"}
     if not plain or hf.score.out_features != config.num_labels:
@@ -258,10 +289,11 @@ def _fill_in_full(path: str, name: str, parameter: torch.Tensor) -> None:
                 parameter.data = tensors.get_tensor(name).float()
 
 
-def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, may_lack: str = "") -> Any:
-    """`auto.from_pretrained`, with every parameter found in the file except `may_lack`."""
+def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, may_lack: str = "", seed: int = 0) -> Any:
+    """`auto.from_pretrained`, with every parameter found in the file except those whose name matches `may_lack`."""
     try:
         with quiet(), torch.random.fork_rng():  # filling what is missing would draw from the global generators
+            torch.manual_seed(seed)
             hf, info = auto.from_pretrained(
                 path,
                 config=config,
@@ -275,7 +307,7 @@ def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, ma
             raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"model '{path}': its weights cannot be read (corrupted or cut short?): {reason}") from error
-    missing = sorted(key for key in info["missing_keys"] if key != may_lack)
+    missing = sorted(key for key in info["missing_keys"] if not re.fullmatch(may_lack, key))
     if "score.weight" in missing:
         raise InputError(f"model '{path}': the reward head was not saved with it (score.weight is missing)")
     if missing:
@@ -283,12 +315,13 @@ def _load(auto: Any, path: str, config: PreTrainedConfig, dtype: torch.dtype, ma
     return hf
 
 
-def _mean_head(hf: Any, linear: nn.Linear) -> None:
+def _mean_head(role: Role) -> None:
     """Several heads become the one whose output is their mean."""
-    if linear.out_features > 1:
+    linear = role.scalar
+    if linear is not None and role.num_heads > 1:
         linear.weight.data = linear.weight.data.mean(0, keepdim=True)
-        linear.out_features = hf.config.num_labels = hf.num_labels = 1
-        hf.config.problem_type = None
+        linear.out_features = role.hf.config.num_labels = role.hf.num_labels = 1
+        role.hf.config.problem_type = None
 
 
 def _new_head(hf: Any, seed: int, outputs: int = 1) -> nn.Linear:

@@ -47,7 +47,13 @@ def probe(role: Role, layout: Layout = "auto") -> None:
     """
     training = [module for module in role.modules() if module.training]
     role.eval()
-    groups = _trial_groups(role)
+    (_probe_encoder if role.encoder else _probe_causal)(role, _trial_groups(role), layout)
+    for module in training:
+        module.training = True
+
+
+def _probe_causal(role: Role, groups: Sequence[Group], layout: Layout) -> None:
+    """The transform of the logits, and the first layout that gives the states of one sequence at a time."""
     if role.kind == "policy":
         role.transform = _logit_transform(role, groups[0])
     name = type(role.hf).__name__
@@ -66,8 +72,20 @@ def probe(role: Role, layout: Layout = "auto") -> None:
         raise InputError(f"layout '{layout}' cannot be used with {name}: {reason}; valid here: 'rows' or 'auto'")
     role.layout, role.layout_reason = kind, reason
     role.mask_style = _true_to(role.trunk.config, style)
-    for module in training:
-        module.training = True
+
+
+def _probe_encoder(role: Role, groups: Sequence[Group], layout: Layout) -> None:
+    """Rows, if their scores are those of the classifier on one text at a time."""
+    name = type(role.hf).__name__
+    if layout not in ("auto", "rows"):
+        raise InputError(f"layout '{layout}' cannot be used with {name}: it reads both ways; valid: 'rows' or 'auto'")
+    alone = [role.hf(input_ids=_sequence(role, g, i)).logits[0] for g in groups for i in range(len(g.responses))]
+    plain = torch.stack(alone).float()
+    found = role(lay_out(groups, "rows", pad_id=role.pad_id, device=role.device), ("scores",)).scores
+    off = ((found.view_as(plain) - plain).abs().max() / plain.abs().max()).item()
+    if not off <= TOLERANCE[role.hf.dtype]:
+        raise InputError(f"{name}: its scores depend on the rest of the batch (by {off:.2g}); it cannot be used")
+    role.layout, role.layout_reason = "rows", f"{name} reads both ways, so responses cannot share a row"
 
 
 def has_flash_attention(trunk: nn.Module) -> bool:

@@ -28,7 +28,9 @@ class Role(nn.Module):
     """A policy, a reward model or a value function; the reference is a frozen policy.
 
     `hf` is a causal LM (policy), a sequence classifier with one label a head, or a bare trunk where the architecture
-    has no classifier of its own. `scalar_head` is the fp32 head of a bare trunk, or a policy's shared value head.
+    has no classifier of its own. An `encoder` reads a text both ways and scores it by a classifier of its own making,
+    pooling included; it gives scores only. `scalar_head` is the fp32 head of a bare trunk, or a policy's shared value
+    head.
     Everything stays in eval mode unless `dropout` is set, so `train()` changes nothing.
     """
 
@@ -41,6 +43,7 @@ class Role(nn.Module):
         kind: RoleKind,
         *,
         scalar_head: nn.Linear | None = None,
+        encoder: bool = False,
         dropout: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -48,6 +51,7 @@ class Role(nn.Module):
         self.hf = hf
         self.kind = kind
         self.scalar_head = scalar_head
+        self.encoder = encoder
         self.dropout = dropout
         self.layout: Kind = "rows"
         self.layout_reason = "not probed"
@@ -56,10 +60,10 @@ class Role(nn.Module):
         config = self.hf.config.get_text_config()
         pads = (config.pad_token_id, config.eos_token_id)
         self.pad_id: int = next((i for i in pads if isinstance(i, int) and 0 <= i < self.vocab_size), 0)
-        self.max_tokens = _context_length(config)
+        self.max_tokens = _context_length(config) - _unused_positions(self.trunk)
         # A pad is never seen, so its embedding needs no protection; where pad is also a real token it must learn.
         self.hf.get_input_embeddings().padding_idx = None
-        if scalar_head is None and kind != "policy":
+        if scalar_head is None and kind != "policy" and not encoder:
             self.hf.score.float()
         if gradient_checkpointing:
             if not self.hf.supports_gradient_checkpointing:
@@ -79,8 +83,8 @@ class Role(nn.Module):
 
     @property
     def scalar(self) -> nn.Linear | None:
-        """The head of values and scores, fp32; None for a policy without a value head."""
-        if self.scalar_head is not None or self.kind == "policy":
+        """The head of values and scores, fp32; None for a policy without a value head, and for an encoder."""
+        if self.scalar_head is not None or self.kind == "policy" or self.encoder:
             return self.scalar_head
         score: nn.Linear = self.hf.score
         return score
@@ -88,6 +92,8 @@ class Role(nn.Module):
     @property
     def num_heads(self) -> int:
         """Scores of one response; 0 for a policy without a value head."""
+        if self.encoder:
+            return int(self.hf.config.num_labels)
         return 0 if self.scalar is None else int(self.scalar.weight.shape[0])
 
     @property
@@ -123,6 +129,8 @@ class Role(nn.Module):
 
         With H > 1 heads `scores` are (S, H), and the others of a head (N, H).
         """
+        if self.encoder:
+            return self._encoded(laid, want)
         hidden = self.hidden(laid)
         logprobs = entropy = values = scores = steps = None
         if "scores" in want:
@@ -147,6 +155,18 @@ class Role(nn.Module):
         if "logprobs" not in want:
             logprobs = None
         return Outputs(logprobs=logprobs, entropy=entropy, values=values, scores=scores, steps=steps)
+
+    def _encoded(self, laid: Laid, want: tuple[str, ...]) -> Outputs:
+        """Scores of whole rows; pads come last, and the mask ends at each row's last real token."""
+        if want != ("scores",):
+            name = type(self.hf).__name__
+            raise InputError(
+                f"{name} reads a response both ways, so it gives scores only; {want[0]} needs a causal model"
+            )
+        width = laid.input_ids.shape[1]
+        real = torch.arange(width, device=self.device) <= (laid.last % width)[:, None]
+        scores: Tensor = self.hf(input_ids=laid.input_ids, attention_mask=real.long()).logits.float()
+        return Outputs(scores=scores.squeeze(-1) if scores.shape[-1] == 1 else scores)
 
     def hidden(self, laid: Laid) -> Tensor:
         """(B*T, d) last hidden states of the rows."""
@@ -196,6 +216,13 @@ class Role(nn.Module):
             raise InputError("this policy has no value head; load it with value_head=True")
         scalars: Tensor = head(hidden.float())
         return scalars.squeeze(-1) if scalars.shape[-1] == 1 else scalars
+
+
+def _unused_positions(trunk: Any) -> int:
+    """Rows of a position table that no token stands at: RoBERTa and its kin count up from the pad's id + 1."""
+    table = getattr(getattr(trunk, "embeddings", None), "position_embeddings", None)
+    pad = getattr(table, "padding_idx", None)
+    return 0 if pad is None else pad + 1
 
 
 def _context_length(config: Any) -> int:

@@ -27,7 +27,7 @@ def save_role(role: Role, path: str | Path, tokenizer: Any = None) -> None:
     A policy is a causal LM, its value head a file beside it; a reward or value model is a sequence classifier with one
     label a head, or its trunk and the heads' file where the architecture has no classifier. A classifier's
     `pad_token_id` is one that no response ends with: plain `transformers` takes the score at the last token that
-    differs from it.
+    differs from it. (An encoder is told what is padding, and keeps its own.)
 
     Raises `InputError` where the folder cannot be written, `RuntimeError` where reading back gives other numbers.
     """
@@ -49,7 +49,7 @@ def save_role(role: Role, path: str | Path, tokenizer: Any = None) -> None:
 def _write(role: Role, folder: Path, tokenizer: Any) -> None:
     config = role.hf.config.get_text_config()
     kept = config.pad_token_id
-    if role.kind != "policy":
+    if role.kind != "policy" and not role.encoder:
         config.pad_token_id, tokenizer = _scoring_pad(config, tokenizer)
     try:
         with quiet():
