@@ -23,7 +23,8 @@ from tether.monitor.console import duration
 from tether.monitor.findings import Measure, findings, measures, over_optimisation
 from tether.monitor.lineage import Edge, lineage_rows, lineage_svg
 from tether.monitor.log import plain
-from tether.monitor.metrics import ALSO, METRICS, Metric, described, label, number
+from tether.monitor.metric_table import Metric
+from tether.monitor.metrics import ALSO, METRICS, described, label, number
 from tether.monitor.samples import word_diff
 from tether.monitor.scales import Point, noisy, smoothed
 
