@@ -20,6 +20,7 @@ def pages() -> dict[str, str]:
         "commands.md": command_reference(),
         "metrics.md": metric_reference(),
         "recipes.md": recipe_reference(sections()),
+        "verifiers.md": verifier_reference(),
     }
 
 
@@ -51,6 +52,20 @@ def metric_reference() -> str:
         "that beginning. Means are over real response tokens or responses: no padding enters any number."
     )
     return intro + "\n\n" + "\n".join([*head, *rows]) + "\n"
+
+
+def verifier_reference() -> str:
+    """Every verifier's options, and the judge's."""
+    from tether.config.judge import JudgeRewardConfig
+    from tether.config.reference import section_reference
+    from tether.rewards.verifiers import VERIFIERS
+
+    intro = (
+        "# Verifier reference\n\nWhat `options` a reward term takes, by what it uses: "
+        '`{ use = "numeric", options = { tolerance = 0.01 } }`.'
+    )
+    named = {**VERIFIERS, "judge": JudgeRewardConfig}
+    return "\n\n".join([intro, *(section_reference(f"`{name}`", section) for name, section in named.items())]) + "\n"
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -22,14 +22,14 @@ def recipe_reference(sections: Sections) -> str:
         "# Recipe reference\n\nA recipe is a TOML file: one `[run]` and a `[[stage]]` for each step. "
         "A stage's `algorithm` decides its other fields. Any field can be set from the command line: "
         "`--set STAGE.FIELD=VALUE`. `stage:NAME` stands for what an earlier stage made.",
-        _part("`[run]`", RunConfig),
-        _part("`[loop]`", LoopConfig),
-        _part("Every stage", StageSection),
+        section_reference("`[run]`", RunConfig),
+        section_reference("`[loop]`", LoopConfig),
+        section_reference("Every stage", StageSection),
     ]
     skip = set(StageSection.model_fields)
     for algorithm, section in sorted(sections.items()):
-        parts.append(_part(f'`algorithm = "{algorithm}"`', section, skip))
-    parts += [_part(f"Table `{s.__name__}`", s) for s in nested_sections(sections.values())]
+        parts.append(section_reference(f'`algorithm = "{algorithm}"`', section, skip))
+    parts += [section_reference(f"Table `{s.__name__}`", s) for s in nested_sections(sections.values())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -56,7 +56,8 @@ def _held(annotation: Any) -> Iterator[type[Section]]:
         yield from _held(part)
 
 
-def _part(title: str, section: type[Section], skip: Iterable[str] = ()) -> str:
+def section_reference(title: str, section: type[Section], skip: Iterable[str] = ()) -> str:
+    """A heading and a table of a section's fields."""
     rows = [_row(name, field) for name, field in section.model_fields.items() if name not in set(skip)]
     intro = inspect.cleandoc(section.__doc__ or "")
     head = ["| field | takes | default | meaning |", "|---|---|---|---|"]
