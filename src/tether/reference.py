@@ -56,6 +56,7 @@ def metric_reference() -> str:
 
 def verifier_reference() -> str:
     """Every verifier's options, and the judge's."""
+    from tether.config import Section
     from tether.config.judge import JudgeRewardConfig
     from tether.config.reference import section_reference
     from tether.rewards.verifiers import VERIFIERS
@@ -64,7 +65,7 @@ def verifier_reference() -> str:
         "# Verifier reference\n\nWhat `options` a reward term takes, by what it uses: "
         '`{ use = "numeric", options = { tolerance = 0.01 } }`.'
     )
-    named = {**VERIFIERS, "judge": JudgeRewardConfig}
+    named: dict[str, type[Section]] = {**VERIFIERS, "judge": JudgeRewardConfig}
     return "\n\n".join([intro, *(section_reference(f"`{name}`", section) for name, section in named.items())]) + "\n"
 
 

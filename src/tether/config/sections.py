@@ -19,7 +19,7 @@ class DataConfig(Section):
     """Where examples come from and what happens to those that do not fit."""
 
     path: str
-    """A JSONL, JSON, CSV or Parquet file, a `datasets` folder or hub id, `stage:NAME`, or `demo:NAME`."""
+    """A JSONL, JSON, CSV or Parquet file, a `datasets` folder or hub id, `stage:NAME`, `demo:NAME` or `gym:TASK`."""
     also: tuple[str, ...] = Field(default=(), strict=False)
     """More of the same: other paths whose examples, read in the same way, come after (`limit` holds for each)."""
     split: str = "train"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tether.data import bpe
+from tether.data.sums import NAMES as SUMS
 from tether.errors import InputError
 
 NAMES = ("chitchat-text", "chitchat-chat", "chitchat-prompts")
@@ -67,7 +68,8 @@ def read_demo(name: str, split: str) -> list[Row]:
 def check_demo(name: str, split: str) -> None:
     """InputError for an unknown name or split, or a missing package; nothing is read."""
     if name not in NAMES:
-        raise InputError(f"there is no data set demo:{name}; there are {', '.join('demo:' + known for known in NAMES)}")
+        known = ", ".join(f"demo:{name}" for name in (*NAMES, *SUMS))
+        raise InputError(f"there is no data set demo:{name}; there are {known}")
     if split not in SPLITS:
         raise InputError(f"demo:{name} has no split {split!r}; it has {', '.join(SPLITS)}")
     if find_spec("chitchat_dataset") is None:

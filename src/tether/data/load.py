@@ -15,6 +15,7 @@ from tether.data.formats import FORMATS, Example, detect, understand
 from tether.data.report import DataReport, build_report
 from tether.data.rows import Row, read_rows
 from tether.data.steps import stepwise
+from tether.data.sums import NAMES as SUMS
 from tether.data.template import Template
 from tether.errors import InputError
 from tether.types import Group, Prompt, Response
@@ -65,8 +66,9 @@ def check_data(config: DataConfig, need: Need) -> None:
     Raises:
         InputError: as `load_groups`, of what is wrong with the data whatever the model.
     """
-    if config.path.startswith("demo:"):
-        check_demo(config.path.removeprefix("demo:"), config.split)
+    scheme, _, name = config.path.partition(":")
+    if scheme == "demo" and name not in SUMS:  # its first row costs the reading of all
+        check_demo(name, config.split)
         return
     rows = read_rows(config if Path(config.path).is_file() else config.model_copy(update={"limit": 1}))
     understand(rows, usable_format(rows[0], config, need), _source(config), config.split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,9 @@ def read_rows(config: DataConfig) -> list[Row]:
 
 
 def _source(config: DataConfig) -> Iterator[Row]:
-    if config.path.startswith("demo:"):
-        from tether.data.demo import read_demo
-
-        return iter(read_demo(config.path.removeprefix("demo:"), config.split))
+    scheme, _, name = config.path.partition(":")
+    if scheme in MADE:
+        return iter(MADE[scheme](name, config.split))
     path = Path(config.path)
     if path.is_file():
         if config.split != "train":
@@ -51,6 +50,23 @@ def _source(config: DataConfig) -> Iterator[Row]:
     if path.suffix.lower() in READERS or path.is_absolute() or config.path.startswith("."):
         raise InputError(f"{path}: no such file")
     return _hub(config)
+
+
+def _demo(name: str, split: str) -> Iterable[Row]:
+    from tether.data.demo import read_demo
+    from tether.data.sums import NAMES, read_sums
+
+    return (read_sums if name in NAMES else read_demo)(name, split)
+
+
+def _gym(name: str, split: str) -> Iterable[Row]:
+    from tether.data.gym import read_gym
+
+    return read_gym(name, split)
+
+
+MADE: dict[str, Callable[[str, str], Iterable[Row]]] = {"demo": _demo, "gym": _gym}
+"""`SCHEME:NAME` → (name, split) → rows that are made here, from packages alone."""
 
 
 def _text(path: Path) -> str:

@@ -189,7 +189,7 @@ WORDS = {"value.model": ("reward", "policy", "shared")}
 def source_of(field: str, value: str) -> Path | None:
     """What on this disk a field names: a file, a folder, the source of a `module:function`; None for anything else."""
     kind = [step for step in field.split(".") if not step.isdigit()][-1]
-    if kind not in PATHS or value in WORDS.get(field, ()) or value.startswith("demo:"):
+    if kind not in PATHS or value in WORDS.get(field, ()) or value.startswith(("demo:", "gym:")):
         return None
     is_data = kind in ("path", "also", "responses")
     if not is_data and value == "base":
