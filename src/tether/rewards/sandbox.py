@@ -10,9 +10,8 @@ With containment `full` (Linux; as root, or where users may make namespaces of t
   open files, and in seconds; what it left running ends with it.
 
 So its memory is at most `processes` × `memory_mb` + `disk_mb`, and its input and outputs. Not contained: faults of the
-kernel that a program without privileges can reach (there is no filter of system calls), the load it makes, System V
-shared memory where this is not root, and the number of processes where it is a root without its capabilities (in some
-containers); these end with the program. Whatever in /usr everyone may read and run, it may too.
+kernel that a program without privileges can reach (there is no filter of system calls), the load it makes, and, where
+this is not root, System V shared memory till it ends. Whatever in /usr everyone may read and run, it may too.
 
 With containment `limits` (any Unix) only those on time, memory, output and processes hold, the last not for root: a
 program reads and writes what this user may, connects, and may leave processes running. For programs you trust.
