@@ -139,7 +139,9 @@ def test_a_sampled_response_is_marked_without_another_reading():
     assert marked == dataclasses.replace(response, trained=(False, True, True))
 
 
-def test_bad_settings_are_one_sentence(scorer: ProcessScorer):
+def test_bad_settings_are_one_sentence(scorer: ProcessScorer, tiny: Tiny):
+    with pytest.raises(InputError, match="the model has 2 heads; a step needs exactly 1"):
+        dataclasses.replace(scorer, role=load_scalar(tiny(), num_heads=2, device="cpu"))
     with pytest.raises(InputError, match="'mean' is no way to join steps; valid: min, product, last"):
         dataclasses.replace(scorer, how="mean")
     with pytest.raises(InputError, match="delimiter of steps is empty"):

@@ -58,6 +58,8 @@ class ProcessScorer:
     """Tokens of one forward, prompts included: speed and memory only."""
 
     def __post_init__(self) -> None:
+        if self.role.num_heads != 1:
+            raise InputError(f"process reward: the model has {self.role.num_heads} heads; a step needs exactly 1")
         if self.how not in RUNNING:
             raise InputError(f"process reward: '{self.how}' is no way to join steps; valid: {', '.join(RUNNING)}")
         if not self.delimiter:
