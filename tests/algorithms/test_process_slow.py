@@ -1,8 +1,9 @@
 """A process reward model finds the wrong step of a chain, and picks better chains than an outcome reward model does.
 
-Both start from the same random weights and learn from as many judgements: of a step, or of a whole chain. (Measured: it
-takes long chains. Of 10 steps the outcome model learns little, with three times the optimiser steps too: 44 % where the
-process model has 82 %. Of 6 steps, paired with right ones, it learns from as few labels, and picks a little better.)
+Both start from the same random weights and learn from as many judgements: of a step, or of a whole chain. Measured: the
+outcome model learns little from these ten-step chains, with three times the optimiser steps too (44 % where the process
+model has 82 %). It is no law: on six-step chains of whole totals the outcome model picked a little better (81 % to 77 %
+with 3600 judgements each).
 """
 
 from __future__ import annotations
