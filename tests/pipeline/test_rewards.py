@@ -54,6 +54,30 @@ def run(*stages: dict[str, Any]) -> Path:
     return tether.run({"run": {"name": "x"}, "stage": list(stages)})
 
 
+def word_model(folder: Path) -> Path:
+    """A tiny random BERT whose tokens are words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *["I", "am", "fine", "the", "cat", "sat", "on", "mat", "hello", "what", "is", "that", "name", "how", "are"],
+    ]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    return folder
+
+
 def test_terms_with_weights_an_ensemble_and_a_verifier(work: Path, models: Path):
     llama = models / "llama"
     terms = [
@@ -69,8 +93,48 @@ def test_terms_with_weights_an_ensemble_and_a_verifier(work: Path, models: Path)
         parts = {name: event[f"reward/part/{name}"] for name in ("team", "size", "regex")}
         assert parts["size"] == event["rollout/length"]
         assert 0 <= parts["regex"] <= 1
+        assert event["reward/disagreement/team"] > 0
         total = parts["team"] - 0.25 * parts["size"] + 2 * parts["regex"]
         assert math.isclose(event["reward/proxy"], total, abs_tol=1e-5)
+
+
+def test_heads_on_one_trunk(work: Path, models: Path):
+    llama = models / "llama"
+    terms = [{"use": ["stage:one"], "ensemble": "lower", "spread_penalty": 0.5, "name": "heads"}]
+    ppo = stage("play", "ppo", "prompts.jsonl", model=str(llama), reward=terms, train=TRAIN, sampling=SAMPLING)
+    judged = stage("judged", "evaluate", "prompts.jsonl", model="stage:play", baseline=str(llama), sampling=SAMPLING)
+    judged |= {"judge": "own_rewards:size", "reward": "stage:one", "comparisons": {"path": "pairs.jsonl"}}
+    folder = run(learnt(llama, "one", heads=3), ppo, judged)
+    assert len(json.loads((folder / "one" / "model" / "config.json").read_text())["id2label"]) == 3
+    for event in read_events(folder / "play"):
+        if event["kind"] == "train":
+            assert event["reward/disagreement/heads"] > 0
+    figures = json.loads((folder / "judged" / "manifest.json").read_text())["summary"]["metrics"]
+    assert figures["reward_model"]["n"] == 4
+
+
+def test_an_encoder_scores_what_a_decoder_says(work: Path, models: Path):
+    bert = word_model(work / "bert")
+    learn = stage("one", "reward_model", "pairs.jsonl", model=str(bert), train=TRAIN)
+    ppo = stage("play", "ppo", "prompts.jsonl", model=str(models / "llama"), reward="stage:one", train=TRAIN)
+    folder = run(learn, ppo | {"sampling": SAMPLING})
+    logged = [e["reward/proxy"] for e in read_events(folder / "play") if e["kind"] == "train"]
+    assert len(set(logged)) == 2
+
+
+def test_folds_share_no_prompt(work: Path, models: Path):
+    write("many.jsonl", [{"prompt": f"{i} ", "chosen": "hello", "rejected": "what"} for i in range(20)])
+    folds = {"one": "1/2", "two": "2/2", "rest": "-1/2"}
+    data = {name: {"path": "many.jsonl", "fold": fold} for name, fold in folds.items()}
+    folder = run(*(learnt(models / "llama", name) | {"data": data[name]} for name in folds))
+    found = {n: json.loads((folder / n / "manifest.json").read_text())["summary"]["examples"] for n in folds}
+    assert found["one"] + found["two"] == 20
+    assert found["rest"] == found["two"]
+    assert 4 < found["one"] < 16
+    report = json.loads((folder / "one" / "data.json").read_text())
+    assert report["dropped"] == {"of other folds": found["two"]}
+    with pytest.raises(InputError, match=r"'3/2' is no fold"):
+        run(learnt(models / "llama", "x") | {"data": {"path": "many.jsonl", "fold": "3/2"}})
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -101,7 +165,9 @@ def test_best_of_n_gives_demonstrations(work: Path, models: Path):
     for one, both in zip(kept, pairs, strict=True):
         first, second = both["responses"]
         assert first["token_ids"] == one["responses"][0]["token_ids"]
-        assert -first["meta"]["score"] == len(first["token_ids"]) <= len(second["token_ids"]) == -second["meta"]["score"]
+        assert (
+            -first["meta"]["score"] == len(first["token_ids"]) <= len(second["token_ids"]) == -second["meta"]["score"]
+        )
     metrics = json.loads((folder / "best" / "manifest.json").read_text())["summary"]["metrics"]
     assert metrics["bon/kl"] == math.log(6) - 5 / 6
     assert metrics["bon/kept"] > metrics["bon/mean"]

@@ -35,14 +35,15 @@ class KLConfig(Section):
 class RewardTerm(Section):
     """One of several rewards."""
 
-    use: str | Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
-    """`stage:NAME` or folder of a reward model (several: an ensemble), `module:function`, a verifier or `judge`."""
+    use: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """`stage:NAME` or folder of a reward model (a list: an ensemble), `module:function`, a verifier or `judge`."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """What it is logged as (`reward/part/NAME`); the last part of `use` when not given."""
     weight: float = 1.0
     """Factor of its score in the sum; may be negative."""
     ensemble: Literal["mean", "min", "lower"] = "lower"
-    """How several reward models' scores become one; `lower` is their mean − `spread_penalty` · their deviation."""
+    """How the scores of a list of reward models, or of their several heads, become one; `lower` is their mean −
+    `spread_penalty` · their deviation."""
     spread_penalty: float = Field(default=1.0, ge=0)
     """λ of the ensemble `lower`."""
     steps: Literal["min", "product", "last"] | None = None

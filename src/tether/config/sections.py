@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -32,12 +32,23 @@ class DataConfig(Section):
     """Column in the file → the name Tether knows it by."""
     limit: int | None = Field(default=None, ge=1)
     """Read at most this many examples."""
+    fold: str | None = Field(default=None, pattern=r"^-?[1-9][0-9]*/[1-9][0-9]*$")
+    """`"1/3"` keeps one third of the prompts, by a hash of their tokens; `"-1/3"` all but that third."""
     max_tokens: int | None = Field(default=None, ge=2)
     """Longest prompt plus response, in tokens; the model's context when not given."""
     on_too_long: Literal["error", "drop", "truncate_prompt", "truncate_response"] = "error"
     """What to do with an example over `max_tokens`. `truncate_prompt` cuts its start, `truncate_response` its end."""
     step_delimiter: str = Field(default="\n", min_length=1)
     """What stands between the steps of a response, where steps are labelled."""
+
+    @field_validator("fold")
+    @classmethod
+    def _of_so_many(cls, fold: str | None) -> str | None:
+        if fold is not None:
+            which, count = (abs(int(part)) for part in fold.split("/"))
+            if which > count or count < 2:
+                raise ValueError(f"'{fold}' is no fold: say which of how many, such as 1/3 or -1/3")
+        return fold
 
 
 class SamplingConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,6 +55,8 @@ def load_groups(
         groups, truncated = blocks(examples, template, limit), 0
     else:
         groups, truncated = fitted(examples, template, limit, config, need, dropped, source)
+        everyone, groups = len(groups), [g for g in groups if in_fold(g, config.fold)]
+        dropped.update({"of other folds": everyone - len(groups)} if len(groups) < everyone else {})
     if not groups:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no tokens"
         raise InputError(f"{source}: no example is left of {len(rows)} ({reasons})")
@@ -136,6 +139,19 @@ def fitted(
             kept += unpaired(group) if need == "unpaired" else [group]
             truncated += longest > room
     return kept, truncated
+
+
+def in_fold(group: Group, fold: str | None) -> bool:
+    """Whether a prompt is of the part of the data that `DataConfig.fold` names: a hash of its tokens decides.
+
+    >>> [in_fold(Group(Prompt((7, 8))), fold) for fold in (None, "1/2", "-1/2", "2/2")]
+    [True, False, True, True]
+    """
+    if fold is None:
+        return True
+    which, count = (int(part) for part in fold.split("/"))
+    place = zlib.crc32(repr(group.prompt.token_ids).encode()) % count + 1
+    return place == which if which > 0 else place != -which
 
 
 def useless(group: Group, room: int, need: Need) -> str:

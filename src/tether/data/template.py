@@ -67,7 +67,7 @@ class Template:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         generation = _end_tokens(path, "generation_config.json")
-        ends = [*generation, *_end_tokens(path, "config.json"), tokenizer.eos_token_id]
+        ends = [*generation, *_end_tokens(path, "config.json"), tokenizer.eos_token_id, tokenizer.sep_token_id]
         end_id = _end_id(tokenizer, path, end_of_turn, [end for end in ends if end is not None])
         pad_id = end_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         return cls(tokenizer, end_id, pad_id, frozenset({end_id, *generation}), path)

@@ -89,6 +89,7 @@ def _in_order(pieces: Sequence[Outputs], done: Sequence[int], groups: Sequence[G
         logprobs=column("logprobs", per_token),
         entropy=column("entropy", per_token),
         values=column("values", per_token),
+        steps=column("steps", per_token),
         scores=column("scores", per_response),
     )
 

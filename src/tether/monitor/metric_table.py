@@ -43,6 +43,14 @@ ROWS = (
         "Reward",
     ),
     Metric(
+        "reward/disagreement/*",
+        "Mean deviation of an ensemble's members about a sampled response.",
+        "Level.",
+        "Growing: the policy goes where the reward models were never taught; raise `spread_penalty` or collect fresh "
+        "comparisons.",
+        "Disagreement",
+    ),
+    Metric(
         "reward/shaped",
         "Mean return of a response: its score minus β times its KL, penalties included. What is really maximised.",
         "Rises.",

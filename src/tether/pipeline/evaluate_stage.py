@@ -13,13 +13,13 @@ from tether.evals.divergence import sequence_kl
 from tether.evals.diversity import distinct_n
 from tether.evals.reward_quality import reward_quality
 from tether.evals.winrate import win_rate
-from tether.models.load import load_policy, load_scalar
+from tether.models.load import load_policy
 from tether.models.plan import infer
 from tether.pipeline.artifacts import write_json
 from tether.pipeline.place import Place
 from tether.pipeline.sections import EvaluateSection
 from tether.rollout.native import NativeSampler
-from tether.types import Group
+from tether.types import Group, Scorer
 
 
 def evaluate_stage(place: Place, say: Any) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def evaluate_stage(place: Place, say: Any) -> dict[str, Any]:
             proxy = reward(groups)
             metrics[name]["proxy"] = proxy.mean().item()
             scores[f"{name} proxy"] = proxy.tolist()
-        metrics["reward_model"] = comparisons_quality(place, section, template)
+        if section.comparisons is not None:
+            groups = place.groups(section.comparisons, template, policy.max_tokens, "preference")
+            metrics["reward_model"] = comparisons_quality(reward, groups)
     write_json(place.folder / "evaluation.json", {"metrics": metrics, "samples": rows(answers, scores)})
     return {"prompts": len(prompts), "metrics": metrics}
 
@@ -76,13 +78,9 @@ def behaviour(groups: Sequence[Group], gold: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def comparisons_quality(place: Place, section: EvaluateSection, template: Template) -> dict[str, Any] | None:
+def comparisons_quality(reward: Scorer, groups: Sequence[Group]) -> dict[str, Any]:
     """Held-out accuracy and calibration of the reward model."""
-    if section.comparisons is None or section.reward is None:
-        return None
-    role = load_scalar(place.model(section.reward), device=section.device, kind="reward", require_head=True)
-    groups = place.groups(section.comparisons, template, role.max_tokens, "preference")
-    scores = infer(role, groups, ("scores",), token_budget=2048).scores
+    scores = reward(groups)
     chosen, rejected, first = [], [], 0
     for group in groups:
         ranking = group.labels["ranking"]

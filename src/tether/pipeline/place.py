@@ -77,7 +77,7 @@ class Place:
         return self._made(config, template, need)
 
     def _made(self, config: DataConfig, template: Template, need: str) -> list[Group]:
-        from tether.data.load import unpaired
+        from tether.data.load import in_fold, unpaired
         from tether.rollout.rows import from_rows
 
         folder = self.artifact(config.path)
@@ -93,7 +93,7 @@ class Place:
             raise InputError(
                 f"{where}: was made with another tokenizer than this stage's model has; use models that share one"
             )
-        groups = from_rows(rows)
+        groups = [g for g in from_rows(rows) if in_fold(g, config.fold)]
         return [example for g in groups for example in unpaired(g)] if need == "unpaired" else groups
 
     def reward(self, terms: Sequence[RewardTerm], template: Template, *, device: str, token_budget: int) -> WeightedSum:
@@ -112,7 +112,10 @@ class Place:
             from tether.rewards.reward_model import RewardModelScorer
 
             if not isinstance(scorer, RewardModelScorer):
-                raise InputError(f"stage '{self.section.name}': reward {term.use} is no model that could score steps")
+                raise InputError(
+                    f"stage '{self.section.name}': reward {term.use} cannot score steps: it is no reward model, or "
+                    "reads other tokens than the policy writes"
+                )
             return ProcessScorer(scorer.role, template.decode, term.step_delimiter, term.steps, where["token_budget"])
         from tether.rewards.ensemble import Ensemble
 
@@ -127,7 +130,7 @@ class Place:
         from tether.data.template import Template as Loaded
         from tether.models.load import load_scalar
         from tether.rewards.function import FunctionScorer, load_function
-        from tether.rewards.reward_model import RewardModelScorer
+        from tether.rewards.reward_model import RewardModelScorer, TextScorer
         from tether.rewards.verifiers import VERIFIERS, build_verifier
 
         if name == "judge":
@@ -140,9 +143,11 @@ class Place:
             return FunctionScorer(load_function(name))
         path = self.model(name)
         role = load_scalar(path, device=device, kind="reward", require_head=True)
-        if tokenizer_hash(Loaded.load(path)) != tokenizer_hash(template):
-            raise InputError(f"stage '{self.section.name}': reward model {name} has another tokenizer than the policy")
-        return RewardModelScorer(role.requires_grad_(False), token_budget)
+        role.requires_grad_(False)
+        own = Loaded.load(path)
+        if tokenizer_hash(own) != tokenizer_hash(template):
+            return TextScorer(role, own, token_budget=token_budget)
+        return RewardModelScorer(role, token_budget)
 
 
 def is_function(name: str) -> bool:

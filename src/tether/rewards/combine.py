@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tether.errors import InputError
+from tether.rewards.ensemble import Ensemble
 from tether.types import Group, Scorer
 
 
@@ -24,6 +25,17 @@ class Part(NamedTuple):
     """May be negative: then the score is a cost."""
     dense: bool = False
     """It can pay its score where it is earned: it has `token_rewards` too, which sum to it."""
+
+
+class Scores(NamedTuple):
+    """What a weighted sum is made of, each by response."""
+
+    total: Tensor
+    """(S,) Σ weight · score."""
+    parts: dict[str, Tensor]
+    """Name → (S,) scores before their weight."""
+    disagreement: dict[str, Tensor]
+    """Name → (S,) how far the members of a part that is an ensemble are apart."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +70,19 @@ class WeightedSum:
         return torch.stack(dense).sum(0) if dense else None
 
     def __call__(self, groups: Sequence[Group]) -> Tensor:
-        return self.components(groups)[0]
+        return self.components(groups).total
 
-    def components(self, groups: Sequence[Group]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum (S,) and each part's own scores (S,), before its weight, by name."""
+    def components(self, groups: Sequence[Group]) -> Scores:
+        """The sum and what it is made of."""
         count = sum(len(group.responses) for group in groups)
         scores: dict[str, Tensor] = {}
+        apart: dict[str, Tensor] = {}
         for part in self.parts:
-            own = part.scorer(groups).float()
+            if isinstance(part.scorer, Ensemble):
+                own, about = part.scorer.components(groups)
+                apart[part.name] = about["disagreement"]
+            else:
+                own = part.scorer(groups).float()
             if own.shape != (count,):
                 raise InputError(
                     f"scorer {part.name!r} gave scores of shape {tuple(own.shape)} for {count} responses; it must give "
@@ -78,4 +95,4 @@ class WeightedSum:
             scores[part.name] = own
         device = next(iter(scores.values())).device
         weighted = [scores[part.name].to(device) * part.weight for part in self.parts]
-        return torch.stack(weighted).sum(0), scores
+        return Scores(torch.stack(weighted).sum(0), scores, apart)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tether.data.steps import Decode, mark_steps
 from tether.errors import InputError
-from tether.models.plan import micro_batches
+from tether.models.plan import infer
 from tether.models.role import Role
 from tether.types import Group
 
@@ -71,15 +71,8 @@ class ProcessScorer:
     def steps(self, groups: Sequence[Group]) -> Steps:
         """Every step of every response, scored in one forward a micro-batch, without gradient."""
         marked = [Group(g.prompt, (mark_steps(r, self.decode, self.delimiter),)) for g in groups for r in g.responses]
-        found: dict[int, Tensor] = {}
-        for members in micro_batches(marked, self.token_budget, self.role.layout):
-            batch = [marked[i] for i in members]
-            with torch.no_grad():
-                scores = self.role(self.role.lay_out(batch), ("steps",)).steps
-            pieces = torch.split(scores, [g.responses[0].num_trained for g in batch])
-            found |= dict(zip(members, pieces, strict=True))
         ends = tuple(tuple(i for i, end in enumerate(g.responses[0].trained or ()) if end) for g in marked)
-        right = torch.cat([found[i] for i in range(len(marked))]).sigmoid()
+        right = infer(self.role, marked, ("steps",), token_budget=self.token_budget).steps.sigmoid()
         return Steps(right, torch.tensor([len(e) for e in ends], device=right.device), ends)
 
     def weakest_step(self, groups: Sequence[Group]) -> list[int | None]:

@@ -28,8 +28,8 @@ def collect(ctx: Any, groups: Sequence[Group], k: int, dense: bool = False) -> t
     config = ctx.config
     batch = ctx.batch(ctx.generate(groups, k))
     responses = [r for g in batch.groups for r in g.responses]
-    parts, weights = ctx.score_parts(batch.groups)
-    proxy = combine(list(parts.values()), [weights[name] for name in parts], batch.group_of, "none")
+    scored, weights = ctx.score_parts(batch.groups)
+    proxy, parts = scored.total, scored.parts
     ended = torch.tensor([r.ended for r in responses], device=proxy.device)
     paid, steps = ctx.score_tokens(batch.groups) if dense else (None, frozenset())
     if paid is not None:
@@ -52,6 +52,7 @@ def collect(ctx: Any, groups: Sequence[Group], k: int, dense: bool = False) -> t
     metrics |= {"rollout/length": batch.lengths.float().mean(), "rollout/ended": ended.float().mean()}
     if len(parts) > 1:
         metrics |= {f"reward/part/{name}": part.mean() for name, part in parts.items()}
+    metrics |= {f"reward/disagreement/{name}": apart.mean() for name, apart in scored.disagreement.items()}
     return batch, metrics
 
 

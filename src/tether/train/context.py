@@ -13,7 +13,7 @@ from tether.data.template import Template
 from tether.models.plan import infer, out_of_memory
 from tether.models.reference import ReferenceTable
 from tether.models.role import Role
-from tether.rewards.combine import WeightedSum
+from tether.rewards.combine import Scores, WeightedSum
 from tether.rollout.collect import collect
 from tether.train.cursor import Cursor
 from tether.types import Group, Metrics, Outputs, RolloutBatch, Sampler, Scorer
@@ -87,12 +87,14 @@ class Context:
         assert self.scorer is not None
         return self.scorer(groups).to(self.device)
 
-    def score_parts(self, groups: Sequence[Group]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Each reward's own scores (S,) by name, and its weight in the sum."""
+    def score_parts(self, groups: Sequence[Group]) -> tuple[Scores, dict[str, float]]:
+        """The rewards' sum and each one's own scores by name, and the weights."""
         if not isinstance(self.scorer, WeightedSum):
-            return {"reward": self.score(groups)}, {"reward": 1.0}
-        scores = self.scorer.components(groups)[1]
-        return {name: own.to(self.device) for name, own in scores.items()}, self.scorer.weights
+            score = self.score(groups)
+            return Scores(score, {"reward": score}, {}), {"reward": 1.0}
+        scored = self.scorer.components(groups)
+        parts = {name: own.to(self.device) for name, own in scored.parts.items()}
+        return scored._replace(total=scored.total.to(self.device), parts=parts), self.scorer.weights
 
     def score_tokens(self, groups: Sequence[Group]) -> tuple[Tensor | None, frozenset[str]]:
         """(N,) what the dense ones among several rewards pay token by token, and their names; None where none does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -23,9 +24,10 @@ def build_role(spec: RoleSpec, resolve: Resolve, *, device: str, dtype: str, lay
             path, device=device, dtype=dtype, layout=layout, value_head=spec.value_head, dropout=spec.dropout, seed=seed
         )
     else:
-        role = load_scalar(
-            path, device=device, dtype=dtype, layout=layout, kind=spec.kind, dropout=spec.dropout, seed=seed
-        )
+        # One head is also what is said where nothing is: then a saved model keeps as many as it has.
+        heads = spec.num_heads if spec.num_heads > 1 else None
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "layout": layout, "dropout": spec.dropout}
+        role = load_scalar(path, kind=spec.kind, num_heads=heads, seed=seed, **options)
     if spec.embedding_noise:
         add_embedding_noise(role, spec.embedding_noise)
     role.requires_grad_(spec.optim is not None)
