@@ -110,7 +110,7 @@ def test_heads_on_one_trunk(work: Path, models: Path):
         if event["kind"] == "train":
             assert event["reward/disagreement/heads"] > 0
     figures = json.loads((folder / "judged" / "manifest.json").read_text())["summary"]["metrics"]
-    assert figures["reward_model"]["n"] == 4
+    assert figures["reward_model"]["num"] == 4
 
 
 def test_an_encoder_scores_what_a_decoder_says(work: Path, models: Path):
