@@ -40,16 +40,16 @@ SCORE = {ids: 1.0 + _source.gauss(0, 1) for ids in IDS}
 """Of no two responses the same, and of a mean that only a baseline removes."""
 SCORES = torch.tensor([SCORE[ids] for ids in IDS])  # (Y,)
 
-World = Callable[[int], str]
-"""Seed → the folder of a random policy."""
+World = Callable[..., str]
+"""(seed, layers) → the folder of a random policy. Two layers can become any distribution of responses, and soon."""
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    made: dict[int, str] = {}
+    made: dict[tuple[int, int], str] = {}
 
-    def make(seed: int) -> str:
-        if seed not in made:
+    def make(seed: int, layers: int = 1) -> str:
+        if (seed, layers) not in made:
             folder = tmp_path_factory.mktemp("world")
             words = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
             words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -59,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
                 vocab_size=len(WORDS),
                 hidden_size=16,
                 intermediate_size=32,
-                num_hidden_layers=1,
+                num_hidden_layers=layers,
                 num_attention_heads=2,
                 num_key_value_heads=2,
                 max_position_embeddings=16,
@@ -71,8 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 hf.LlamaForCausalLM(config).save_pretrained(folder)
-            made[seed] = str(folder)
-        return made[seed]
+            made[seed, layers] = str(folder)
+        return made[seed, layers]
 
     return make
 
