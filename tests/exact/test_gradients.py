@@ -1,4 +1,4 @@
-"""Sampled gradients against the exact ones: real algorithms on 8,192 samples, against sums over all responses.
+"""Sampled gradients against the exact ones: real algorithms on 6,144 samples, against sums over all responses.
 
 The objective is J = E[r] − β KL(π ‖ π_ref), the mean over two prompts, at a temperature other than 1. Differentiating
 its sum over all responses gives ∇J with no theorem in between. What an algorithm finds is the mean over 64 blocks, and
@@ -39,7 +39,7 @@ from tether.types import Group, Prompt, RolloutBatch
 
 HEAT = 0.8
 BETA = 0.3
-GROUPS, K, BLOCKS = 4096, 2, 64
+GROUPS, K, BLOCKS = 3072, 2, 64
 BOTH = ("a b", "c")
 
 
@@ -124,26 +124,33 @@ def token_spread(ctx: Context, credit: Callable[[Exact], Tensor]) -> float:
     return float((second / total - (first / total) ** 2).sqrt())
 
 
-def found(ctx: Context, change: Callable[[Context, RolloutBatch], RolloutBatch] | None = None) -> Found:
-    """What the algorithm's own `prepare` and `loss` find; `change` is applied between the two."""
-    algorithm = algorithm_of(ctx)
+def sampled(ctx: Context) -> RolloutBatch:
+    """What the algorithm's own `prepare` makes of many samples."""
     with torch.no_grad():
-        batch, _ = algorithm.prepare(ctx, prompts_of([ask(ctx, text) for text in BOTH], GROUPS))
-    batch = batch if change is None else change(ctx, batch)
+        batch, _ = algorithm_of(ctx).prepare(ctx, prompts_of([ask(ctx, text) for text in BOTH], GROUPS))
+    return batch
+
+
+def learnt(ctx: Context, batch: RolloutBatch) -> Found:
+    """The gradient that the algorithm's own `loss` makes of them."""
     batch = batch.replace(total=ctx.batch(batch.groups).total)  # as the loop counts it, whatever `prepare` left out
     weights = list(ctx.roles["policy"].hf.parameters())
     shares = []
     for block in torch.arange(len(batch.groups)).tensor_split(BLOCKS):
-        loss, _ = algorithm.loss(ctx, batch.take(block.tolist()))
+        loss, _ = algorithm_of(ctx).loss(ctx, batch.take(block.tolist()))
         shares.append(flat(torch.autograd.grad(loss, weights, allow_unused=True), weights))
     stacked = torch.stack(shares)  # (BLOCKS, P), which add up to the gradient
     return Found(stacked.sum(0), stacked.std(0) * BLOCKS**0.5)
 
 
+def found(ctx: Context) -> Found:
+    return learnt(ctx, sampled(ctx))
+
+
 def check(got: Found, right: Tensor, **wrong: Tensor) -> None:
     assert got.off(right) < 4
     for name, gradient_of_it in wrong.items():
-        assert got.off(gradient_of_it) > 6, name
+        assert got.off(gradient_of_it) > 5, name
 
 
 LOO = {"baseline": "leave_one_out"}
@@ -358,17 +365,14 @@ def test_the_tether_as_a_loss(world: World, algorithm: str, estimator: str):
     own = {"grpo": {"variant": "dr_grpo"}, "ppo": PLAIN_PPO, "reinforce": {"baseline": "none"}}[algorithm]
     ctx = run(world, algorithm, nothing, **own, kl={"use": "loss", "estimator": estimator, "beta": 1.0})
     over = mean_length(ctx) if algorithm == "ppo" else LONGEST
-    got = found(ctx, without_advantages)
+    batch = sampled(ctx)
+    # Nothing but the tether: PPO's values are not right yet, and would leave noise.
+    got = learnt(ctx, batch.replace(advantages=torch.zeros_like(batch.advantages)))
     forward, backward = token_kl(ctx, True) / over, token_kl(ctx, False) / over
     whole = (objective(ctx, beta=0.0) - objective(ctx, beta=1.0)) / over
     answers = {"k1": torch.zeros_like(forward), "k2": forward, "k3": backward}
     right = answers.pop(estimator)
     check(got, right, **answers, responses_kl=whole)
-
-
-def without_advantages(ctx: Context, batch: RolloutBatch) -> RolloutBatch:
-    """Nothing but the tether: PPO's values, which are not right yet, would leave noise."""
-    return batch.replace(advantages=torch.zeros_like(batch.advantages))
 
 
 def test_of_one_token_k2_has_the_whole_gradient(world: World):
@@ -384,11 +388,6 @@ def test_of_one_token_k2_has_the_whole_gradient(world: World):
     check(found(ctx), right, climbs=-right, half=right / 2, k1=torch.zeros_like(right))
 
 
-def at_another_temperature(ctx: Context, batch: RolloutBatch) -> RolloutBatch:
-    ctx.config = ctx.config.model_copy(update={"sampling": ctx.config.sampling.model_copy(update={"temperature": 1.0})})
-    return batch
-
-
 def by_response(batch: RolloutBatch, per_response: Tensor) -> RolloutBatch:
     return batch.replace(advantages=expand(per_response, batch.lengths))
 
@@ -398,28 +397,27 @@ def sums(batch: RolloutBatch) -> Tensor:
     return segment_sum(batch.advantages, batch.lengths) / batch.lengths
 
 
-WRONG: dict[str, Callable[[Context, RolloutBatch], RolloutBatch]] = {
-    "sign": lambda ctx, b: b.replace(advantages=-b.advantages),
-    "the next response's reward": lambda ctx, b: by_response(b, sums(b).roll(1)),
-    "a group mean with one's own in it": lambda ctx, b: by_response(b, sums(b) * (K - 1) / K),
-    "a deviation of the group": lambda ctx, b: by_response(b, sums(b) / (sums(b).abs() / 2**0.5 + 1e-4)),
-    "the mean over tokens": lambda ctx, b: b.replace(advantages=b.advantages * LONGEST / expand(b.lengths, b.lengths)),
-    "the last token's credit missing": lambda ctx, b: b.replace(
+WRONG: dict[str, Callable[[RolloutBatch], RolloutBatch]] = {
+    "sign": lambda b: b.replace(advantages=-b.advantages),
+    "the next response's reward": lambda b: by_response(b, sums(b).roll(1)),
+    "a group mean with one's own in it": lambda b: by_response(b, sums(b) * (K - 1) / K),
+    "a deviation of the group": lambda b: by_response(b, sums(b) / (sums(b).abs() / 2**0.5 + 1e-4)),
+    "the mean over tokens": lambda b: b.replace(advantages=b.advantages * LONGEST / expand(b.lengths, b.lengths)),
+    "the last token's credit missing": lambda b: b.replace(
         advantages=next_in_segment(b.advantages, b.lengths, last=0.0)
     ),
-    "a temperature in sampling alone": at_another_temperature,
-    "the KL added": lambda ctx, b: by_response(
-        b, sums(b) + 2 * BETA * segment_sum(b.logprobs - b.ref_logprobs, b.lengths)
-    ),
-    "the best half of the samples": lambda ctx, b: b.take(
-        torch.arange(GROUPS)[b.rewards.view(-1, K).sum(1) > 2].tolist()
-    ),
+    "the KL added": lambda b: by_response(b, sums(b) + 2 * BETA * segment_sum(b.logprobs - b.ref_logprobs, b.lengths)),
+    "the best half of the samples": lambda b: b.take(torch.arange(GROUPS)[b.rewards.view(-1, K).sum(1) > 2].tolist()),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_estimator_is_noticed(world: World, name: str):
-    """The control of everything above: as many samples, one mistake, and the number is outside."""
+def test_wrong_estimators_are_noticed(world: World):
+    """The control of everything above: the same samples, one mistake, and the number is outside."""
     ctx = run(world, **LOO)
-    right = -objective(ctx) / LONGEST
-    assert found(ctx, WRONG[name]).off(right) > 6
+    right, batch = -objective(ctx) / LONGEST, sampled(ctx)
+    assert learnt(ctx, batch).off(right) < 4
+    for name, change in WRONG.items():
+        assert learnt(ctx, change(batch)).off(right) > 5, name
+    plain = ctx.config.sampling.model_copy(update={"temperature": 1.0})
+    ctx.config = ctx.config.model_copy(update={"sampling": plain})
+    assert learnt(ctx, batch).off(right) > 5, "a temperature in sampling alone"
