@@ -10,153 +10,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from tests.exact.conftest import (
-    IDS,
-    LENGTHS,
-    LONGEST,
-    REAL,
-    RESPONSES,
-    SCORES,
-    World,
-    algorithm_of,
-    ask,
-    flat,
-    given,
-    gradient,
-    log_probs,
-    prompts_of,
-    score,
+from tests.exact.conftest import LENGTHS, LONGEST, REAL, RESPONSES, SCORES, World
+from tests.exact.gradients import (
+    BETA,
+    FREE,
+    GROUPS,
+    LOO,
+    PLAIN_PPO,
+    SHAPED,
+    Exact,
+    K,
+    check,
+    exact,
+    found,
+    learnt,
+    mean,
+    mean_length,
+    objective,
+    pull,
+    run,
+    sampled,
+    token_spread,
 )
 from torch import Tensor
 
 from tether.math.segments import expand, next_in_segment, segment_sum
 from tether.train.context import Context
-from tether.types import Group, Prompt, RolloutBatch
-
-HEAT = 0.8
-BETA = 0.3
-GROUPS, K, BLOCKS = 3072, 2, 64
-BOTH = ("a b", "c")
-
-
-class Found(NamedTuple):
-    """A sampled gradient."""
-
-    mean: Tensor  # (P,)
-    error: Tensor  # (P,) its standard error
-
-    def off(self, exact: Tensor) -> float:
-        """The largest distance from `exact` (P,), in standard errors. Rounding alone is no distance."""
-        return float(((self.mean - exact).abs() / (self.error + 1e-7)).max())
-
-
-class Exact(NamedTuple):
-    """One prompt, enumerated."""
-
-    prompt: Prompt
-    logprobs: Tensor  # (Y, T), with gradient
-    ref: Tensor  # (Y, T)
-
-    @property
-    def chance(self) -> Tensor:
-        """(Y,) of each response."""
-        return self.logprobs.detach().sum(1).exp()
-
-    @property
-    def log_ratio(self) -> Tensor:
-        """(Y, T) log π/π_ref."""
-        return self.logprobs - self.ref
-
-    def returns(self, beta: float) -> Tensor:
-        """(Y,) r − β · log-ratio, without gradient."""
-        return SCORES - beta * self.log_ratio.detach().sum(1)
-
-
-def run(world: World, algorithm: str = "reinforce", reward: Any = score, **fields: Any) -> Context:
-    """A run whose policy is not its reference."""
-    kl = {"start": "any", "beta": BETA} | fields.pop("kl", {})
-    known = {"reference": world(1), "kl": kl, "num_responses": K, "sampling": {"temperature": HEAT}}
-    return given(algorithm, world(0), reward, **(known | fields))
-
-
-def exact(ctx: Context, heat: float = HEAT) -> list[Exact]:
-    prompts = [ask(ctx, text) for text in BOTH]
-    policy, reference = (ctx.roles[name].hf for name in ("policy", "reference"))
-    return [Exact(p, log_probs(policy, p, heat), log_probs(reference, p, heat).detach()) for p in prompts]
-
-
-def mean(of: Callable[[Exact], Tensor], all_of: list[Exact]) -> Tensor:
-    """Over the prompts."""
-    return torch.stack([of(one) for one in all_of]).mean(0)
-
-
-def objective(ctx: Context, beta: float = BETA, heat: float = HEAT) -> Tensor:
-    """(P,) ∇(E[r] − β KL(π ‖ π_ref)), by differentiating the sum over all responses."""
-
-    def value(one: Exact) -> Tensor:
-        return (one.logprobs.sum(1).exp() * (SCORES - beta * one.log_ratio.sum(1))).sum()
-
-    return gradient(mean(value, exact(ctx, heat)), ctx.roles["policy"].hf)
-
-
-def pull(ctx: Context, credit: Callable[[Exact], Tensor]) -> Tensor:
-    """(P,) E[Σ_t A_t ∇ log π(a_t)] of advantages A (Y, T) or (Y, 1) that depend on the response."""
-
-    def value(one: Exact) -> Tensor:
-        return (one.chance[:, None] * credit(one) * one.logprobs).sum()
-
-    return gradient(mean(value, exact(ctx)), ctx.roles["policy"].hf)
-
-
-def mean_length(ctx: Context) -> float:
-    return float(mean(lambda one: (one.chance * LENGTHS).sum(), exact(ctx)))
-
-
-def token_spread(ctx: Context, credit: Callable[[Exact], Tensor]) -> float:
-    """The deviation of what tokens are credited with (Y, T), over the tokens of a large batch."""
-    weights = mean(lambda one: one.chance[:, None] * REAL, all_of := exact(ctx))
-    first, second = (mean(lambda one: one.chance[:, None] * REAL * credit(one) ** n, all_of).sum() for n in (1, 2))  # noqa: B023
-    total = weights.sum()
-    return float((second / total - (first / total) ** 2).sqrt())
-
-
-def sampled(ctx: Context) -> RolloutBatch:
-    """What the algorithm's own `prepare` makes of many samples."""
-    with torch.no_grad():
-        batch, _ = algorithm_of(ctx).prepare(ctx, prompts_of([ask(ctx, text) for text in BOTH], GROUPS))
-    return batch
-
-
-def learnt(ctx: Context, batch: RolloutBatch) -> Found:
-    """The gradient that the algorithm's own `loss` makes of them."""
-    batch = batch.replace(total=ctx.batch(batch.groups).total)  # as the loop counts it, whatever `prepare` left out
-    weights = list(ctx.roles["policy"].hf.parameters())
-    shares = []
-    for block in torch.arange(len(batch.groups)).tensor_split(BLOCKS):
-        loss, _ = algorithm_of(ctx).loss(ctx, batch.take(block.tolist()))
-        shares.append(flat(torch.autograd.grad(loss, weights, allow_unused=True), weights))
-    stacked = torch.stack(shares)  # (BLOCKS, P), which add up to the gradient
-    return Found(stacked.sum(0), stacked.std(0) * BLOCKS**0.5)
-
-
-def found(ctx: Context) -> Found:
-    return learnt(ctx, sampled(ctx))
-
-
-def check(got: Found, right: Tensor, **wrong: Tensor) -> None:
-    assert got.off(right) < 4
-    for name, gradient_of_it in wrong.items():
-        assert got.off(gradient_of_it) > 5, name
-
-
-LOO = {"baseline": "leave_one_out"}
-FREE = {"use": "loss", "beta": 0.0}
-SHAPED = {"use": "shaping", "estimator": "k1", "beta": BETA}
-PLAIN_PPO = {"whiten_advantages": False, "lam": 1.0, "num_responses": K}
+from tether.types import Group, RolloutBatch
 
 
 @pytest.mark.parametrize(
@@ -322,70 +206,6 @@ def test_what_is_biased_has_exactly_its_bias(world: World, name: str):
     got = found(ctx)
     check(got, right, climbs_down=-right, half=right / 2)
     assert (got.off(closest) > 4) is not same_direction
-
-
-def next_tokens(model: Any, prompt: Prompt) -> Tensor:
-    """(Y, T, V) log-probs of every next token, where each token of each response is drawn."""
-    start = len(prompt.token_ids)
-    rows = torch.tensor([[*prompt.token_ids, *ids, *[0] * (LONGEST - len(ids))] for ids in IDS])
-    logits: Tensor = model(input_ids=rows, use_cache=False).logits
-    return (logits[:, start - 1 : -1] / HEAT).log_softmax(-1)
-
-
-def token_kl(ctx: Context, towards_reference: bool) -> Tensor:
-    """(P,) gradient of the KL between next-token distributions, at states that are visited as often as now.
-
-    KL(π ‖ π_ref), or KL(π_ref ‖ π) without `towards_reference`.
-    """
-    policy, reference = (ctx.roles[name].hf for name in ("policy", "reference"))
-
-    def value(one: Exact) -> Tensor:
-        now, ref = next_tokens(policy, one.prompt), next_tokens(reference, one.prompt).detach()
-        first, second = (now, ref) if towards_reference else (ref, now)
-        divergence = (first.exp() * (first - second)).sum(-1)  # (Y, T)
-        return (one.chance[:, None] * REAL * divergence).sum()
-
-    return gradient(mean(value, exact(ctx)), policy)
-
-
-def nothing(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    return [0.0] * len(completion_ids)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "estimator"),
-    [("reinforce", "k1"), ("reinforce", "k2"), ("reinforce", "k3"), ("grpo", "k3"), ("ppo", "k2")],
-)
-def test_the_tether_as_a_loss(world: World, algorithm: str, estimator: str):
-    """Differentiated through sampled tokens alone: k1 pulls nowhere, k2 down KL(π ‖ π_ref), k3 down KL(π_ref ‖ π).
-
-    Those are KLs of next-token distributions. What a token does to the KL of tokens after it is left out of all
-    three, so that even k2 is not the gradient of the responses' KL, which shaping with k1 is.
-    """
-    own = {"grpo": {"variant": "dr_grpo"}, "ppo": PLAIN_PPO, "reinforce": {"baseline": "none"}}[algorithm]
-    ctx = run(world, algorithm, nothing, **own, kl={"use": "loss", "estimator": estimator, "beta": 1.0})
-    over = mean_length(ctx) if algorithm == "ppo" else LONGEST
-    batch = sampled(ctx)
-    # Nothing but the tether: PPO's values are not right yet, and would leave noise.
-    got = learnt(ctx, batch.replace(advantages=torch.zeros_like(batch.advantages)))
-    forward, backward = token_kl(ctx, True) / over, token_kl(ctx, False) / over
-    whole = (objective(ctx, beta=0.0) - objective(ctx, beta=1.0)) / over
-    answers = {"k1": torch.zeros_like(forward), "k2": forward, "k3": backward}
-    right = answers.pop(estimator)
-    check(got, right, **answers, responses_kl=whole)
-
-
-def test_of_one_token_k2_has_the_whole_gradient(world: World):
-    """Where no token comes after, the KL of the next token is the KL of the response."""
-    fields = {"baseline": "none", "kl": {"use": "loss", "estimator": "k2", "beta": 1.0}}
-    ctx = run(world, "reinforce", nothing, **fields, sampling={"temperature": HEAT, "max_new_tokens": 1})
-
-    def value(one: Exact) -> Tensor:
-        now, ref = (next_tokens(ctx.roles[name].hf, one.prompt)[0, 0] for name in ("policy", "reference"))
-        return (now.exp() * (now - ref.detach())).sum()
-
-    right = gradient(mean(value, exact(ctx)), ctx.roles["policy"].hf)
-    check(found(ctx), right, climbs=-right, half=right / 2, k1=torch.zeros_like(right))
 
 
 def by_response(batch: RolloutBatch, per_response: Tensor) -> RolloutBatch:
