@@ -24,6 +24,7 @@ from tether.config import StageSection, parse_stage
 from tether.data.rows import read_rows
 from tether.data.template import Template
 from tether.evals.bootstrap import interval
+from tether.evals.diversity import distinct_n
 from tether.evals.winrate import outcomes
 from tether.feedback.annotators import gold
 from tether.pipeline import sections
@@ -209,14 +210,16 @@ def shown(values: Sequence[float], how: str) -> str:
     return format(statistics.mean(values), how) + each
 
 
-def demonstrations(folder: Path) -> str:
+def demonstrations(folder: Path, limit: int) -> str:
     """How the replies that people gave, which SFT and SPIN learn from, do against SFT's own by the gold score."""
     section: Any = parse_stage(manifest_of(folder, "sft")["section"], sections())
-    people = sorted(gold(row["response"]) for row in read_rows(section.data))
+    texts = [str(row["response"]) for row in read_rows(section.data)]
+    people = sorted(map(gold, texts))
     replies = [gold(r["text"]) for row in read_jsonl(folder / "pairs" / "groups.jsonl") for r in row["responses"]]
     won = [bisect_left(people, reply) + bisect_right(people, reply) for reply in replies]
     rate = 1 - statistics.mean(won) / 2 / len(people)
-    return f"People's replies, which `sft` and `spin` learn from, against SFT's by the same score: {rate:.3f}.\n"
+    about = "People's replies, which `sft` and `spin` learn from: win rate over SFT's replies"
+    return f"{about} {rate:.3f}, distinct-2 of {limit} of them {distinct_n(texts[:limit], 2):.3f}.\n"
 
 
 def write(page: Path, text: str) -> None:
@@ -244,7 +247,7 @@ def main() -> None:
     scale = 1.0 if given.steps is None else given.steps / usual
     recipe, trials = plan(given.methods, given.seeds, scale, given.split, given.limit)
     folder = tether.run(recipe, given.set, out=given.out)
-    text = f"{table(folder, trials)}\n{demonstrations(folder)}"
+    text = f"{table(folder, trials)}\n{demonstrations(folder, given.limit)}"
     print(text)
     if given.write:
         write(given.write, text)
