@@ -8,8 +8,10 @@ and the tensors an algorithm has computed for them, on the flat axis. There is n
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -154,19 +156,21 @@ class RolloutBatch:
             **columns,
         )
 
+    @functools.cached_property
+    def _starts(self) -> tuple[list[int], list[int]]:
+        """Each group's first response, and each response's first token; found once, however many portions are taken."""
+        first = itertools.accumulate((len(group.responses) for group in self.groups), initial=0)
+        start: Iterator[int] = itertools.accumulate(self.lengths.tolist(), initial=0)
+        return list(first), list(start)
+
     def replace(self, **columns: Any) -> RolloutBatch:
         """A copy with some columns set."""
         return dataclasses.replace(self, **columns)
 
     def take(self, indices: Sequence[int]) -> RolloutBatch:
         """The sub-batch of these groups, in this order. Totals stay the whole step's."""
-        first = [0]
-        for group in self.groups:
-            first.append(first[-1] + len(group.responses))
+        first, start = self._starts
         rows = [s for g in indices for s in range(first[g], first[g + 1])]
-        start = [0]
-        for length in self.lengths.tolist():
-            start.append(start[-1] + length)
         places = {"S": rows, "N": [n for s in rows for n in range(start[s], start[s + 1])]}
         columns = {}
         for column in dataclasses.fields(self):

@@ -19,7 +19,8 @@ class KLConfig(Section):
     use: Literal["shaping", "loss"] = "shaping"
     """`shaping` subtracts β·KL from each token's reward; `loss` adds β·KL to the objective and differentiates it."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Schulman's estimator of the per-token KL. k1 is unbiased for shaping; as a loss, k2 has the right gradient."""
+    """Schulman's estimator of the per-token KL. For shaping only k1 has the right gradient (k2 and k3 hardly hold); as
+    a loss, k2 has that of the next token's KL, k3 that of the reverse, k1 none."""
     beta: float = Field(default=0.05, ge=0)
     """Weight of the KL; the first one when `controller` is `adaptive`."""
     controller: Literal["fixed", "adaptive"] = "fixed"

@@ -1,7 +1,8 @@
-"""`demo:sums`: adding two numbers of at most two digits, all 10,000 of them; `demo:sums-text`: the same as text.
+"""`demo:sums`: adding two numbers of two digits, all 8,100 sums; `demo:sums-text`: the same as text.
 
-A row is prompt (`12+34=`) and answer (`46`). A sum belongs to one split by the hash of its prompt; rows come in hash
-order, so the first `limit` are a fair sample.
+A row is a prompt, one turn of a conversation (`12+34`), and an answer (`46`). The conversation's opening token is a
+landmark: small models learn to add several times faster with it than from bare text. A sum belongs to one split by its
+hash; rows come in hash order, so the first `limit` are a fair sample.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def read_sums(name: str, split: str) -> list[Row]:
     """The rows of one split of `demo:name`. InputError for an unknown name or split.
 
     >>> rows = read_sums("sums", "test")
-    >>> len(rows) > 1400, sorted(rows[0])
-    (True, ['answer', 'id', 'prompt'])
+    >>> len(rows), sorted(rows[0])
+    (1186, ['answer', 'id', 'prompt'])
     """
     check_sums(name, split)
-    prompts = _prompts()[split]
+    sums = _sums()[split]
     if name == "sums-text":
-        return [{"id": prompt, "text": prompt + total} for prompt, total in prompts]
-    return [{"id": prompt, "prompt": prompt, "answer": total} for prompt, total in prompts]
+        return [{"id": sum_, "text": f"{sum_}={total}"} for sum_, total in sums]
+    return [{"id": sum_, "prompt": [{"role": "user", "content": sum_}], "answer": total} for sum_, total in sums]
 
 
 def check_sums(name: str, split: str) -> None:
@@ -45,10 +46,10 @@ def check_sums(name: str, split: str) -> None:
 
 
 @functools.cache
-def _prompts() -> Mapping[str, list[tuple[str, str]]]:
-    """Split → (prompt, answer), in hash order."""
+def _sums() -> Mapping[str, list[tuple[str, str]]]:
+    """Split → (sum, total), in hash order."""
     found: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    sums = {f"{a}+{b}=": str(a + b) for a in range(100) for b in range(100)}
-    for prompt in sorted(sums, key=lambda text: hashlib.blake2b(f"order {text}".encode()).digest()):
-        found[split_of(prompt, SPLITS)].append((prompt, sums[prompt]))
+    totals = {f"{a}+{b}": str(a + b) for a in range(10, 100) for b in range(10, 100)}
+    for sum_ in sorted(totals, key=lambda text: hashlib.blake2b(f"order {text}".encode()).digest()):
+        found[split_of(sum_, SPLITS)].append((sum_, totals[sum_]))
     return MappingProxyType(found)

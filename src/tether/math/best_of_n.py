@@ -14,7 +14,8 @@ from torch import Tensor
 def best_of_n_kl(n: int) -> float:
     """KL(best-of-n ‖ policy) in nats a response: log n − (n − 1)/n (Stiennon et al. 2020, appendix G.3).
 
-    Exact where no two responses share a score; an upper bound where they do (Beirami et al. 2024). ValueError below 1.
+    An upper bound, reached where no two samples ever share a score; one response drawn twice does (Beirami et al.
+    2024). ValueError below 1.
 
     >>> best_of_n_kl(1), round(best_of_n_kl(4), 4)
     (0.0, 0.6363)

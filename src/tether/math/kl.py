@@ -7,11 +7,13 @@ With samples from π and the log-ratio l = log π − log π_ref of the sampled 
     k2 = l² / 2               biased, low variance, never negative
     k3 = exp(−l) − 1 + l      unbiased, low variance, never negative
 
-That is about their *value*, which is what reward shaping uses. Used as a *loss* (differentiated through `logprobs`,
-on-policy), their expected gradients are another matter:
+That is about their *value*. As a *reward* only k1 also has the right gradient, ∇ KL(π ‖ π_ref) of whole responses; k2
+and k3 pull elsewhere, and hardly hold. Used as a *loss* (differentiated through `logprobs`, on-policy), their expected
+gradients are those of the next token's distributions at the states visited; what a token does to the KL of later ones
+is left out:
 
     k1   0: E[∇ log π] = 0, so it pulls nowhere
-    k2   ∇ KL(π ‖ π_ref), unbiased: the one to use as a loss
+    k2   ∇ KL(π ‖ π_ref), unbiased for the next token: the one to use as a loss
     k3   ∇ KL(π_ref ‖ π), the other direction; equal to second order near π_ref (GRPO uses it)
 
 All of shape (N,), over response tokens.
@@ -36,7 +38,7 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """l² / 2. As a loss its gradient is an unbiased estimate of ∇ KL(π ‖ π_ref).
+    """l² / 2. As a loss its gradient is an unbiased estimate of ∇ KL(π ‖ π_ref) of the next token.
 
     >>> import torch
     >>> k2(torch.tensor([-1.0]), torch.tensor([-3.0])).item()

@@ -383,7 +383,7 @@ ROWS = (
     ),
     Metric(
         "bon/kl",
-        "KL of best-of-n to the policy, log n − (n − 1)/n nats a response: exact without ties, else an upper bound.",
+        "The most that best-of-n's KL to the policy can be, log n − (n − 1)/n nats a response; ties make it less.",
         "What n says.",
         "Too large for your taste: a smaller n.",
         "KL of best-of-n",
