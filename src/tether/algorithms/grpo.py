@@ -3,8 +3,8 @@
 An iteration: sample K responses to each prompt; score them; the advantage of a response is its reward against its
 group's mean, over the group's deviation; every token of the response has it. The KL to the reference is a loss (k3), or
 subtracted from the rewards. A group's mean holds the response's own reward, so the gradient is (K − 1)/K of the true
-one; beside a KL loss, which is whole, that acts as a β larger by K/(K − 1). `variant` names a published set of settings;
-any field given beside it wins:
+one; beside a KL loss, which is whole, that acts as a β larger by K/(K − 1). `variant` names a published set of
+settings; any field given beside it wins:
 
     dr_grpo   no deviation, a constant in place of the lengths (Liu et al. 2025)
     dapo      clip-higher, mean over tokens, no groups without spread, overlong answers punished (Yu et al. 2025)

@@ -3,8 +3,8 @@
 A response's value is how far its log-ratio log π/π_ref is above or below a baseline z, saturating both ways as
 people's sense of gain and loss does. z estimates KL(π ‖ π_ref) from mismatched pairs, each prompt of an iteration with
 the next response that answers another; no gradient goes through it. It is of the policy an iteration starts with, so
-with several optimiser steps an iteration the later ones use a slightly old z. A loss that saturates may give up a likely
-undesirable response for many unlikely ones: mark responses that the policy itself would give.
+with several optimiser steps an iteration the later ones use a slightly old z. A loss that saturates may give up a
+likely undesirable response for many unlikely ones: mark responses that the policy itself would give.
 """
 
 from __future__ import annotations
