@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Before anything imports torch or the hub client: a test never downloads, and several workers share the cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What one test run has computed is not another's: a stale log-prob would hide a bug.
+_cache = tempfile.TemporaryDirectory(prefix="tether-cache-")
+os.environ["TETHER_CACHE"] = _cache.name
 
 import pytest
 from hypothesis import HealthCheck, settings
