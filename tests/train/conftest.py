@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import transformers as hf
 from transformers.utils import logging as hf_logging
 
 from tether.algorithms import ALGORITHMS
+from tether.config import PolicySection
 from tether.config.load import parse_stage
 from tether.data.bpe import train_tokenizer
+from tether.data.steps import stepwise
 from tether.data.template import Template
 from tether.models.load import load_scalar, resolve_model
 from tether.models.save import save_role
@@ -95,7 +98,7 @@ def reward_folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> str:
 def stage(algorithm: str, model: str, **fields: Any) -> Any:
     """A section of a recipe, checked as `tether` checks it."""
     given = {"name": "tried", "algorithm": algorithm, "model": model, "data": {"path": "unread.jsonl"}}
-    if algorithm == "ppo":
+    if issubclass(ALGORITHMS[algorithm].config, PolicySection):
         given |= {"reward": "unread:reward", "sampling": {"max_new_tokens": 8}}
     return parse_stage(given | fields, sections())
 
@@ -110,8 +113,9 @@ def context(section: Any, reward: Callable[..., Any] | str | None = None, judge:
         for name, spec in specs.items()
     }
     ctx = Context(section, roles, template, seed, token_budget=plan.token_budget)
-    if "policy" in roles and reward is not None:
+    if hasattr(section, "sampling"):
         ctx.sampler = NativeSampler(roles["policy"], template, section.sampling)
+    if reward is not None:
         ctx.scorer = scorer(reward)
         ctx.judge = None if judge is None else scorer(judge)
     return ctx
@@ -145,6 +149,23 @@ def examples(template: Template, count: int, k: int, seed: int = 0) -> list[Grou
         responses = tuple(template.respond(prompt, words(5)) for _ in range(k))
         made.append(Group(prompt, responses, {"ranking": tuple(range(k))} if k > 1 else {}))
     return made
+
+
+def examples_for(need: str, template: Template, count: int, seed: int = 0) -> list[Group]:
+    """Examples as an algorithm's `data` wants them: of one response where nothing is compared, and labelled."""
+    if need == "preference":
+        return examples(template, count, 3, seed)
+    groups = examples(template, count, 1, seed)
+    if need == "prompts":
+        return [Group(g.prompt) for g in groups]
+    if need == "unpaired":
+        return [replace(g, labels={"desirable": i % 3 > 0}) for i, g in enumerate(groups)]
+    if need == "steps":
+        texts = [[f"{word} {g.responses[0].text}" for word in WORDS[: 1 + i % 3]] for i, g in enumerate(groups)]
+        rights = [[(i + n) % 2 == 0 for n in range(len(steps))] for i, steps in enumerate(texts)]
+        parts = zip(groups, texts, rights, strict=True)
+        return [stepwise(g.prompt, steps, labels, template) for g, steps, labels in parts]
+    return groups
 
 
 def whole(ctx: Context, groups: Sequence[Group]) -> RolloutBatch:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.conftest import Tiny, context, examples, run_of, stage, token_reward
+from tests.train.conftest import Tiny, context, examples, examples_for, run_of, stage, token_reward
 from torch import Tensor
 
 from tether.algorithms import ALGORITHMS
 from tether.errors import InputError
+from tether.models.role import Role
 from tether.monitor.log import read_events
 from tether.train.checkpoint import load_checkpoint
 from tether.train.context import Context
@@ -27,9 +28,9 @@ STEADY = {"lr": 0.05, "eps": 0.01, "max_grad_norm": 100.0}
 
 def ready(tiny: Tiny, folder: Path, algorithm: str, fields: dict[str, Any], count: int = 10) -> tuple[Run, list[Group]]:
     section = stage(algorithm, tiny(), **({"optim": STEADY} | fields))
-    ctx = context(section, token_reward if algorithm == "ppo" else None)
-    groups = examples(ctx.template, count, 3 if algorithm == "reward_model" else 1)
-    groups = [Group(g.prompt) for g in groups] if algorithm == "ppo" else groups
+    need = ALGORITHMS[algorithm].data
+    ctx = context(section, token_reward if need == "prompts" else None)
+    groups = examples_for(need, ctx.template, count)
     return run_of(ctx, groups, folder), groups
 
 
@@ -41,6 +42,14 @@ def weights(ctx: Context) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, role in ctx.roles.items() for key, value in role.state_dict().items()}
 
 
+def nudge(role: Role) -> None:
+    """Off the reference: where log-ratios are 0, rounding decides which of a pair is ahead."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in role.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+
+
 KINDS = [
     ("sft", {}),
     ("sft", {"aggregate": "sequence"}),
@@ -48,6 +57,23 @@ KINDS = [
     ("reward_model", {"label_smoothing": 0.1, "centering": 0.1}),
     ("ppo", {"num_responses": 2, "entropy_coef": 0.1}),
     ("ppo", {"value": {"model": "shared"}, "kl": {"use": "loss", "estimator": "k2"}}),
+    ("grpo", {"num_responses": 3}),
+    ("grpo", {"num_responses": 3, "variant": "dr_grpo", "kl": {"use": "shaping", "estimator": "k1", "beta": 0.1}}),
+    ("grpo", {"num_responses": 3, "variant": "dapo"}),
+    ("grpo", {"num_responses": 3, "variant": "gspo"}),
+    ("grpo", {"num_responses": 3, "variant": "cispo"}),
+    ("reinforce", {"num_responses": 2}),
+    ("reinforce", {"num_responses": 1, "loss": "ppo", "baseline": "batch_norm", "credit": "token"}),
+    ("online_dpo", {"num_responses": 3}),
+    ("dpo", {"sft_coef": 0.5, "label_smoothing": 0.1}),
+    ("dpo", {"loss": "ipo", "beta": 1.0}),
+    ("dpo", {"loss": "simpo"}),
+    ("kto", {}),
+    ("orpo", {}),
+    ("spin", {"sampling": {"max_new_tokens": 6}}),
+    ("process_reward", {}),
+    ("process_reward", {"aggregate": "sequence"}),
+    ("reward_model", {"loss": "plackett_luce", "heads": 3}),
 ]
 
 
@@ -61,6 +87,7 @@ def test_a_step_does_not_depend_on_its_micro_batches(
     for budget in (16, 100_000):
         plan = {"token_budget": budget, "layout": layout}
         run, groups = ready(tiny, tmp_path, algorithm, fields | {"train": plan})
+        nudge(next(iter(run.ctx.roles.values())))
         start = {name: value.clone() for name, value in weights(run.ctx).items()}
         torch.manual_seed(0)
         with torch.no_grad():

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.conftest import Tiny, context, examples, run_of, stage, token_reward
+from tests.train.conftest import Tiny, context, examples_for, run_of, stage, token_reward
 
+from tether.algorithms import ALGORITHMS
 from tether.monitor.log import EVENTS, read_events
 from tether.train.checkpoint import checkpoints
 from tether.train.loop import Run, train
@@ -22,12 +23,30 @@ PPO = {
     "eval_data": {"path": "x"},
     "eval_reward": "a:b",
 }
+POLICY = {
+    "optim": {"lr": 1e-2, "schedule": "linear"},
+    "train": PLAN | {"mini_batch_size": 3, "mini_epochs": 2},
+    "kl": {"controller": "adaptive", "beta": 0.1, "target": 1.0, "horizon": 16},
+    "sampling": {"max_new_tokens": 6},
+    "eval_data": {"path": "x"},
+    "eval_reward": "a:b",
+}
 SUPERVISED = {"optim": {"lr": 1e-2, "schedule": "linear"}, "train": PLAN, "eval_data": {"path": "x"}}
+DIRECT = SUPERVISED | {"train": PLAN | {"mini_batch_size": 2}}
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sft with noise": ("sft", "llama", SUPERVISED | {"neftune_alpha": 5.0}),
     "reward model with dropout": ("reward_model", "gpt2", SUPERVISED | {"dropout": True}),
     "ppo": ("ppo", "llama", PPO),
     "ppo on a shared trunk": ("ppo", "llama", PPO | {"value": {"model": "shared"}}),
+    "grpo that draws again": ("grpo", "llama", POLICY | {"num_responses": 2, "zero_spread": "resample"}),
+    "reinforce with a moving mean": ("reinforce", "llama", POLICY | {"baseline": "moving_mean", "loss": "ppo"}),
+    "online dpo": ("online_dpo", "llama", POLICY),
+    "dpo with a moving beta": ("dpo", "llama", DIRECT | {"beta_end": 0.01, "sft_coef": 0.1}),
+    "orpo": ("orpo", "llama", DIRECT),
+    "kto": ("kto", "llama", DIRECT),
+    "spin": ("spin", "llama", DIRECT | {"sampling": {"max_new_tokens": 6}}),
+    "process reward model with dropout": ("process_reward", "gpt2", SUPERVISED | {"dropout": True}),
+    "reward model of several heads": ("reward_model", "llama", SUPERVISED | {"heads": 3}),
 }
 
 
@@ -38,10 +57,10 @@ class Cut(Exception):
 def begin(tiny: Tiny, folder: Path, name: str) -> tuple[Run, list[Group]]:
     algorithm, architecture, fields = RUNS[name]
     model = tiny(architecture, resid_pdrop=0.1) if architecture == "gpt2" else tiny(architecture)
-    reward = token_reward if algorithm == "ppo" else None
-    ctx = context(stage(algorithm, model, **fields), reward, judge=token_reward if reward else None)
-    groups = examples(ctx.template, 14, 2 if algorithm == "reward_model" else 1)
-    groups = [Group(g.prompt) for g in groups] if reward else groups
+    need = ALGORITHMS[algorithm].data
+    reward = token_reward if need == "prompts" else None
+    ctx = context(stage(algorithm, model, **fields), reward, judge=reward)
+    groups = examples_for(need, ctx.template, 14)
     return run_of(ctx, groups[:10], folder), groups[10:]
 
 
@@ -93,6 +112,7 @@ def test_cut_and_resumed(tiny: Tiny, tmp_path: Path, name: str, cut: int):
     assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
     if second.ctx.sampler is not None:
         assert second.ctx.sampler.policy_version == 6
+    if second.ctx.scorer is not None:
         betas = [e["kl/beta"] for e in read_events(tmp_path / "cut") if e["kind"] == "train"]
         assert len(set(betas)) == 6  # the controller moved, so that its state was needed
 
