@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 
 # Before anything imports torch or the hub client: a test never downloads, and several workers share the cores.
@@ -11,8 +12,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What one test run has computed is not another's: a stale log-prob would hide a bug.
-_cache = tempfile.TemporaryDirectory(prefix="tether-cache-")
-os.environ["TETHER_CACHE"] = _cache.name
+os.environ["TETHER_CACHE"] = tempfile.mkdtemp(prefix="tether-cache-")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +20,10 @@ from hypothesis import HealthCheck, settings
 # A shared machine makes single examples slow now and then; that is no failure. The same examples every time.
 settings.register_profile("tether", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tether")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["TETHER_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
