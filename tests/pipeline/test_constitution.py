@@ -1,4 +1,4 @@
-"""The stages of AI feedback as a recipe runs them: critique and revision, a judge's labels, the gate at their export."""
+"""The stages of AI feedback as a recipe runs them: critique and revision, a judge's labels, the gate at export."""
 
 from __future__ import annotations
 

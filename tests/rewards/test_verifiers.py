@@ -120,7 +120,7 @@ def test_symbolic_answers():
     assert grades("symbolic", r"\frac{1}{2}", "so 0.5", r"\boxed{\frac{2}{4}}", "2", "no idea") == [1, 1, 0, 0]
     assert grades("symbolic", "x^2+2x+1", r"\boxed{(x+1)^2}", r"$x^2 + 2x$") == [1, 0]
     assert grades("symbolic", r"$\sqrt{2}$", r"$\sqrt{8}/2$") == [1]
-    with pytest.raises(InputError, match="prompt p7: the reference answer .* is no expression that math-verify"):
+    with pytest.raises(InputError, match=r"prompt p7: the reference answer .* is no expression that math-verify"):
         grades("symbolic", "$$", "1")
 
 
