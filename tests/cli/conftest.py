@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -163,8 +164,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         _save(root / name, kind, vocabulary, **options)
         _tokenizer(root / name, 300)
-    _save(root / "reward-other", "reward", 310, num_labels=1)
-    _tokenizer(root / "reward-other", 310)
+    for name, kind in (("reward-other", "reward"), ("policy-other", "policy")):
+        _save(root / name, kind, 310, num_labels=1)
+        _tokenizer(root / name, 310)
     return root
 
 
@@ -186,18 +188,28 @@ def bench(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def sft(data: str = "good.jsonl", *sets: str, model: str = "chat") -> list[str]:
     """`tether sft`, two steps."""
-    return single("sft", data, model, "train.steps=2", *sets)
+    return learn("sft", data, *sets, model=model)
 
 
 def reward(data: str = "pairs.jsonl", *sets: str, model: str = "chat") -> list[str]:
     """`tether reward`, two steps."""
-    return single("reward", data, model, "train.steps=2", *sets)
+    return learn("reward", data, *sets, model=model)
 
 
 def ppo(data: str = "prompts.jsonl", *sets: str, model: str = "chat", by: str = "bad_rewards:good") -> list[str]:
     """`tether ppo`, one iteration of four short responses."""
+    return pursue("ppo", data, *sets, model=model, by=by)
+
+
+def pursue(verb: str, data: str, *sets: str, model: str = "chat", by: str = "bad_rewards:good") -> list[str]:
+    """A verb that samples, one iteration of four short responses."""
     short = ("train.steps=1", "train.batch_size=4", "sampling.max_new_tokens=4")
-    return [*single("ppo", data, model, *short, *sets), "--reward", by]
+    return [*single(verb, data, model, *short, *sets), "--reward", by]
+
+
+def learn(verb: str, data: str, *sets: str, model: str = "chat") -> list[str]:
+    """A verb that learns from data, two steps."""
+    return single(verb, data, model, "train.steps=2", *sets)
 
 
 def single(verb: str, data: str, model: str, *sets: str) -> list[str]:
@@ -233,3 +245,27 @@ def refused(args: list[str], says: tuple[str, ...], capsys: pytest.CaptureFixtur
     assert "Traceback" not in message
     assert [word for word in says if word not in message] == [], message
     return message
+
+
+class Case(NamedTuple):
+    """One mistake."""
+
+    args: list[str]
+    """What is typed after `tether`."""
+    says: tuple[str, ...]
+    """Words the message must hold: what is wrong, where, what is valid."""
+    files: dict[str, str | bytes] = {}
+    """What is in the working directory beside the `bench`."""
+
+
+def refused_whole(case: Case, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Makes the mistake: one sentence, and nothing half-written nor changed."""
+    for name, content in case.files.items():
+        path = bench / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = state(bench)
+    refused(case.args, case.says, capsys)
+    assert looks_finished(bench / "out") == []
+    after = state(bench)
+    assert {p: after.get(p) for p in before} == before

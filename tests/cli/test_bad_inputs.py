@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from tests.cli.conftest import looks_finished, ppo, recipe, refused, reward, sft, state
+from tests.cli.conftest import Case, looks_finished, ppo, recipe, refused_whole, reward, sft
 
 from tether.cli import main
-
-
-class Case(NamedTuple):
-    """One mistake."""
-
-    args: list[str]
-    """What is typed after `tether`."""
-    says: tuple[str, ...]
-    """Words the message must hold: what is wrong, where, what is valid."""
-    files: dict[str, str | bytes] = {}
-    """What is in the working directory beside the `bench`."""
-
 
 RUN = ["run", "r.toml", "--out", "out"]
 SFT = 'name = "sft"\nalgorithm = "sft"\nmodel = "chat"\ndata.path = "good.jsonl"\ntrain.steps = 1'
@@ -215,7 +202,6 @@ REWARDS = {
     "no function named": Case(ppo(by="bad_rewards:"), ("'bad_rewards:'", "module:function")),
     "reward model without a head": Case(ppo(by="chat"), ("'chat'", "no reward head")),
     "reward model of three labels": Case(ppo(by="three-labels"), ("three-labels", "3 labels", "exactly 1")),
-    "reward model with another tokenizer": Case(ppo(by="reward-other"), ("reward-other", "another tokenizer")),
     "reward folder gone": Case(ppo(by="./gone"), ("./gone", "no such folder")),
     "value model from a function": Case(
         ppo("prompts.jsonl", "value.model=reward"), ("value.model", "bad_rewards:good", "valid: 'policy', 'shared'")
@@ -281,23 +267,9 @@ CASES = {
 }
 
 
-def lay(bench: Path, files: dict[str, str | bytes]) -> None:
-    """Writes a case's files."""
-    for name, content in files.items():
-        path = bench / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_one_sentence_and_nothing_half_written(name: str, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    case = CASES[name]
-    lay(bench, case.files)
-    before = state(bench)
-    refused(case.args, case.says, capsys)
-    assert looks_finished(bench / "out") == []
-    after = state(bench)
-    assert {p: after.get(p) for p in before} == before
+    refused_whole(CASES[name], bench, capsys)
 
 
 def test_the_table_is_long_enough() -> None:

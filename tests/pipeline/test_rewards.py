@@ -178,7 +178,7 @@ def test_best_of_n_gives_demonstrations(work: Path, models: Path):
 @pytest.mark.parametrize(
     ("reward", "says"),
     [
-        ("stage:prm", "stage:prm scores steps: say with `steps` how they become one (min, product or last)"),
+        ("stage:prm", "stage:prm scores steps; only in a table of `reward` can it be used"),
         ([{"use": "stage:one", "steps": "min"}], "field reward.0.use: stage:one scores no steps: leave `steps` out"),
         ([{"use": "own_rewards:size", "options": {"a": 1}}], "'own_rewards:size' takes no options"),
         ([{"use": "regex", "options": {"patern": "a"}}], "did you mean 'pattern'?"),

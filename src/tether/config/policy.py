@@ -62,6 +62,8 @@ class RewardTerm(Section):
             raise ValueError("dense = true pays for steps: say with `steps` how their scores become one")
         if self.steps is not None and (not isinstance(self.use, str) or self.options):
             raise ValueError("`steps` is for one process reward model")
+        if self.options and not isinstance(self.use, str):
+            raise ValueError("`options` are of one verifier or judge, not of a list")
         return self
 
     @property

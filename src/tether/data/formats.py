@@ -204,7 +204,7 @@ def _answer(value: Any, where: str) -> str:
 
 def _listed(value: Any, where: str, read: Callable[[Any, str], Any]) -> tuple[Any, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{where}: is {_kind(value)}, not a list")
+        raise InputError(f"{where}: is {_kind(value)}; expected a list with something in it")
     return tuple(read(item, f"{where}, item {place}") for place, item in enumerate(value, 1))
 
 
@@ -215,6 +215,8 @@ def _flag(value: Any, where: str) -> bool:
 
 
 def _rank(value: Any, where: str) -> int:
+    if isinstance(value, float) and value.is_integer():  # as tables with gaps give whole numbers
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{where}: is {value!r}, not a whole number (a rank; the lowest is the best)")
     return value

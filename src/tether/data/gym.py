@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qsl
 
+from tether.config.problems import nearest
 from tether.errors import InputError
 
 SPLITS = {"train": 70, "validation": 10, "test": 20}
@@ -46,7 +47,7 @@ def make_task(name: str, split: str = "train") -> Any:
 
     task, _, query = name.partition("?")
     if task not in DATASETS:
-        raise InputError(f"there is no task gym:{task}; reasoning-gym has {', '.join(sorted(DATASETS))}")
+        raise InputError(f"there is no task 'gym:{task}' in reasoning-gym; {nearest(task, DATASETS)}")
     settings = {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
     known = [field for field in DATASETS[task][1].__dataclass_fields__ if field not in ("seed", "size")]
     for key in settings:

@@ -80,6 +80,8 @@ def check_data(config: DataConfig, need: Need) -> None:
 def usable_format(row: Row, config: DataConfig, need: Need) -> str:
     """The format of the data whose first row this is. InputError when a stage that needs `need` cannot use it."""
     source = _source(config)
+    if need == "text" and config.fold is not None:
+        raise InputError(f"{source}: fold = '{config.fold}' is a share of the prompts, and running text has none")
     found = detect(list(row), source) if config.format == "auto" else config.format
     if need == "prompts" and found in ("prompt_response", "unpaired", "steps"):
         found = "prompts"  # the answer is then a column like any other: a reward function's reference
@@ -136,7 +138,9 @@ def fitted(
         if reason := useless(group, room, need):
             dropped[reason] += 1
         else:
-            kept += unpaired(group) if need == "unpaired" else [group]
+            alone = unpaired(group) if need == "unpaired" else [group]
+            dropped.update({} if alone else {"ranked all alike": 1})
+            kept += alone
             truncated += longest > room
     return kept, truncated
 

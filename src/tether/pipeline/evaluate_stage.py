@@ -16,7 +16,7 @@ from tether.evals.winrate import win_rate
 from tether.models.load import load_policy
 from tether.models.plan import infer
 from tether.pipeline.artifacts import write_json
-from tether.pipeline.place import Place
+from tether.pipeline.place import Place, check_same_tokens
 from tether.pipeline.sections import EvaluateSection
 from tether.rollout.native import NativeSampler
 from tether.types import Group, Scorer
@@ -27,6 +27,7 @@ def evaluate_stage(place: Place, say: Any) -> dict[str, Any]:
     section = place.section
     assert isinstance(section, EvaluateSection)
     template = Template.load(place.model(section.model), end_of_turn=section.end_of_turn)
+    check_same_tokens(f"baseline {section.baseline}", place.model(section.baseline), template)
     policy = load_policy(place.model(section.model), device=section.device)
     baseline = load_policy(place.model(section.baseline), device=section.device)
     prompts = [g.prompt for g in place.groups(section.data, template, policy.max_tokens, "prompts", report_as="data")]

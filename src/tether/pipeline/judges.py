@@ -35,8 +35,17 @@ def check_judging(section: LabelSection) -> None:
         check_judge(section.judge)
     if section.constitution is not None:
         load_constitution(section.constitution)
-    if section.calibration is not None and not Path(section.calibration.path).is_file():
-        raise InputError(f"calibration.path {section.calibration.path}: there is no such file; give a preference store")
+    if section.calibration is not None:
+        check_store(Path(section.calibration.path))
+
+
+def check_store(path: Path) -> None:
+    """InputError when there is no preference store in a file, as far as its beginning tells."""
+    if not path.is_file():
+        raise InputError(f"calibration.path {path}: there is no such file; give a preference store")
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise InputError(f"calibration.path {path}: is no SQLite file; give a preference store")
 
 
 def check_judge(config: JudgeConfig) -> None:

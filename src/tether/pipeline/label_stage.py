@@ -47,7 +47,7 @@ def label_stage(place: Place, say: Any) -> dict[str, Any]:
         (source / "tokenizer.hash").read_text(encoding="utf-8"), encoding="utf-8"
     )
     write_json(place.folder / "labels.json", labels)
-    say(told(labels))
+    say(f"{told(labels)}; {counts['train']} comparisons to learn from, {counts['validation']} held out")
     return {"comparisons": counts, "metrics": {}, "labels": labels}
 
 

@@ -94,7 +94,11 @@ class Place:
                 f"{where}: was made with another tokenizer than this stage's model has; use models that share one"
             )
         groups = [g for g in from_rows(rows) if in_fold(g, config.fold)]
-        return [example for g in groups for example in unpaired(g)] if need == "unpaired" else groups
+        found = [example for g in groups for example in unpaired(g)] if need == "unpaired" else groups
+        if not found:
+            fold = f" (fold {config.fold})" if config.fold else ""
+            raise InputError(f"{where}: of its {len(rows)} examples of split '{config.split}' none can be used{fold}")
+        return found
 
     def reward(self, terms: Sequence[RewardTerm], template: Template, *, device: str, token_budget: int) -> WeightedSum:
         """The rewards a policy is trained on, each under its own name and weight."""
@@ -153,6 +157,18 @@ class Place:
 def is_function(name: str) -> bool:
     """Whether a reward is named as `module:function`."""
     return ":" in name and not name.startswith(STAGE) and not Path(name).exists()
+
+
+def check_same_tokens(name: str, path: str, template: Template) -> None:
+    """InputError when a model beside a stage's own reads other token ids; one without a tokenizer is believed."""
+    from tether.data.template import Template as Loaded
+
+    try:
+        own = Loaded.load(path)
+    except InputError:
+        return
+    if tokenizer_hash(own) != tokenizer_hash(template):
+        raise InputError(f"{name} has another tokenizer than the stage's model; use models that share one")
 
 
 def tokenizer_hash(template: Template) -> str:

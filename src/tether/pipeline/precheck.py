@@ -9,18 +9,22 @@ stage itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from tether.algorithms import ALGORITHMS
 from tether.config import DataConfig, RewardTerm, StageSection
+from tether.config.problems import nearest
 from tether.data.load import check_data
 from tether.data.template import Template
 from tether.errors import InputError
+from tether.feedback.constitution import load_constitution
 from tether.models.load import check_device, check_model
 from tether.pipeline.judges import check_judging, reward_options
 from tether.pipeline.place import STAGE, is_function, model_at
-from tether.pipeline.sections import LabelSection
+from tether.pipeline.sections import CritiqueSection, LabelSection
 from tether.rewards.function import load_function
 from tether.rewards.verifiers import VERIFIERS, build_verifier
 
@@ -52,7 +56,11 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
     for field, reward, term in rewards(stage):
         yield from said(stage, field, check_reward, reward, made, term)
     for field, config, need in data(stage):
-        yield from said(stage, f"{field}.path", check_examples, config, need, made)
+        yield from said(stage, f"{field}.path", check_examples, config.path, config, need, made)
+        for index, path in enumerate(config.also):
+            yield from said(stage, f"{field}.also.{index}", check_examples, path, config, need, made)
+    if isinstance(stage, CritiqueSection):
+        yield from said(stage, "constitution.path", load_constitution, stage.constitution)
     if isinstance(stage, LabelSection):
         yield from said(stage, "judge", check_judging, stage)
         yield from said(stage, "responses", check_responses, stage, made)
@@ -139,7 +147,7 @@ def refuse_other(name: str, made: Mapping[str, StageSection], wanted: Sequence[s
         )
 
 
-def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: bool, stage: StageSection) -> None:
+def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: bool, about: object) -> None:
     """A model to start from: of the right kind, its files there and whole, its tokenizer too if it `reads` for all."""
     if name.startswith(STAGE):
         refuse_other(name, made, ("policy",) if kind == "policy" else ("policy", "reward"))
@@ -147,13 +155,18 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
         path = model_at(name)
         check_model(path, kind)
         if reads:
-            Template.load(path, end_of_turn=getattr(stage, "end_of_turn", None))
+            Template.load(path, end_of_turn=getattr(about, "end_of_turn", None))
 
 
 def check_reward(name: str, made: Mapping[str, StageSection], term: RewardTerm) -> None:
     """A reward: a verifier whose options are right, a function that imports, or a reward model of the kind wanted."""
+    scores_steps = name not in ("judge", *VERIFIERS) and not is_function(name)
+    if term.steps is not None and not scores_steps:
+        raise InputError(f"'{name}' scores no steps: leave `steps` out, or give a process reward model")
     if name == "judge":
-        reward_options(term.options)
+        judge = reward_options(term.options)
+        if judge.url is None:
+            check_role(judge.model, "policy", made, True, judge)
     elif name in VERIFIERS:
         build_verifier(name, term.options)
     elif term.options:
@@ -162,14 +175,21 @@ def check_reward(name: str, made: Mapping[str, StageSection], term: RewardTerm) 
         refuse_other(name, made, ("reward",))
         by_steps = made[name.removeprefix(STAGE)].algorithm == "process_reward"
         if by_steps != (term.steps is not None):
-            missing = "scores steps: say with `steps` how they become one (min, product or last)"
-            raise InputError(f"{name} {missing if by_steps else 'scores no steps: leave `steps` out'}")
+            say_how = f'scores steps; only in a table of `reward` can it be used: {{ use = "{name}", steps = "min" }}'
+            raise InputError(f"{name} {say_how if by_steps else 'scores no steps: leave `steps` out'}")
     elif is_function(name):
         load_function(name)
+    elif is_mistyped(name):
+        raise InputError(f"'{name}' is no verifier, and no reward model is there; {nearest(name, VERIFIERS)}")
     else:
         path = model_at(name)
         check_model(path, "reward", require_head=True)
         Template.load(path)
+
+
+def is_mistyped(name: str) -> bool:
+    """Whether a name that is nothing else is nearly a verifier's."""
+    return not Path(name).exists() and bool(get_close_matches(name, VERIFIERS))
 
 
 MADE_FOR = {
@@ -183,13 +203,12 @@ MADE_FOR = {
 """What a stage needs of its data → the products of other stages that hold it."""
 
 
-def check_examples(config: DataConfig, need: Any, made: Mapping[str, StageSection]) -> None:
+def check_examples(path: str, config: DataConfig, need: Any, made: Mapping[str, StageSection]) -> None:
     """Data: there, and with rows of the format needed."""
-    for path in (config.path, *config.also):
-        if path.startswith(STAGE):
-            refuse_other(path, made, MADE_FOR[need])
-        else:
-            check_data(config.model_copy(update={"path": path, "also": ()}), need)
+    if path.startswith(STAGE):
+        refuse_other(path, made, MADE_FOR[need])
+    else:
+        check_data(config.model_copy(update={"path": path, "also": ()}), need)
 
 
 def check_responses(stage: LabelSection, made: Mapping[str, StageSection]) -> None:

@@ -216,7 +216,12 @@ def make(place: Place, key: str, inputs: Mapping[str, str]) -> None:
     work = place.folder / UNFINISHED
     if not is_done(work, key):  # else a kill came between the manifest and its place
         begin(place.folder, key, stage.model_dump())
-        summary = runner_of(stage.algorithm)(replace(place, folder=work), say)
+        try:
+            summary = runner_of(stage.algorithm)(replace(place, folder=work), say)
+        except InputError as error:
+            if str(error).startswith(f"stage '{stage.name}'"):
+                raise
+            raise InputError(f"stage '{stage.name}': {error}") from error
         manifest = {
             "name": stage.name,
             "algorithm": stage.algorithm,

@@ -13,7 +13,7 @@ from tether.data.template import Template
 from tether.models.load import check_tokenizer
 from tether.models.reference import ReferenceTable
 from tether.models.save import save_role
-from tether.pipeline.place import Place, tokenizer_hash
+from tether.pipeline.place import Place, check_same_tokens, tokenizer_hash
 from tether.rollout.native import NativeSampler
 from tether.train.checkpoint import checkpoints, seed_everything
 from tether.train.context import Context
@@ -72,9 +72,13 @@ def build_context(place: Place, algorithm: Algorithm, template: Template) -> Con
     """Roles on their device, and for an algorithm that samples its sampler, its scorer and the held-out judge."""
     section: Any = place.section
     plan = section.train
+    specs = algorithm.roles(section)
+    for name, spec in specs.items():
+        if spec.model != section.model:
+            check_same_tokens(f"{name} {spec.model}", place.model(spec.model), template)
     roles = {
         name: build_role(spec, place.model, device=plan.device, dtype=plan.dtype, layout=plan.layout, seed=place.seed)
-        for name, spec in algorithm.roles(section).items()
+        for name, spec in specs.items()
     }
     for role in roles.values():
         check_tokenizer(role, len(template.tokenizer))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tether.config import Section
 from tether.data.gym import make_task
 from tether.errors import InputError
-from tether.rewards.answers import Pattern, captured, column_of, graded, place_of
+from tether.rewards.answers import Pattern, captured, graded, place_of
 from tether.types import Group, Prompt
 
 
@@ -38,10 +38,12 @@ class Gym(Section):
         return self
 
     def grade(self, text: str, prompt: Prompt) -> float:
-        entry = column_of(prompt, ("entry",), "the task's entry, which data of gym:TASK have,")
+        entry = prompt.meta.get("entry")
         name = entry.get("metadata", {}).get("source_dataset") if isinstance(entry, dict) else None
         if not isinstance(name, str):
-            raise InputError(f"{place_of(prompt)}: its entry is not one of reasoning-gym; use data of gym:TASK")
+            raise InputError(
+                f"{place_of(prompt)}: has no entry of a reasoning-gym task; valid for `gym`: data of gym:TASK"
+            )
         answer = text if self.pattern is None else captured(self.pattern, text)
         if answer is None:
             return 0.0
