@@ -176,6 +176,7 @@ BEST = (
 STEPS = 'name = "steps"\nalgorithm = "process_reward"\nmodel = "chat"\ndata.path = "s.jsonl"'
 GRPO = 'name = "grpo"\nalgorithm = "grpo"\nmodel = "chat"\ndata.path = "prompts.jsonl"\nreward = "stage:steps"'
 SFT = 'name = "sft"\nalgorithm = "sft"\nmodel = "chat"\ndata.path = "good.jsonl"\ntrain.steps = 1'
+HELD = GRPO.replace('"chat"', '"stage:sft"\nreference = "stage:sft"').replace("stage:steps", "bad_rewards:good")
 TWICE = '[run]\nname = "trial"\n[loop]\nrounds = 2\n'
 
 
@@ -213,6 +214,11 @@ STAGES = {
     ),
     "carrying what is not there": Case(
         RUN, ("[loop], field carry", "'ppo'"), rounds('first = "pairs"\ncarry = {sft = "ppo"}\n')
+    ),
+    "a second round that starts elsewhere": Case(
+        RUN,
+        ("stage 'grpo-r2', field reference", "stage:sft is not stage:grpo", 'kl.start = "any"'),
+        recipe(SFT, HELD, head=TWICE + 'first = "grpo"\ncarry = {sft = "grpo"}\n'),
     ),
     "gathering what is made once": Case(
         RUN, ("field gather", "'sft'"), rounds('first = "pairs"\ncarry = {sft = "pairs"}\ngather = ["sft"]\n')

@@ -150,3 +150,20 @@ def test_a_browser_without_network_shows_it_all(browser, run, tmp_path, scheme):
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = false)")
     assert (asked, said) == ([], [])
     context.close()
+
+
+def test_several_evaluations_stand_side_by_side():
+    rounds = {
+        "evaluate": {"win_rate": {"value": 0.6, "low": 0.5, "high": 0.7}, "kl": 2.0, "only_here": 1.0},
+        "evaluate-r2": {"win_rate": {"value": 0.7, "low": 0.6, "high": 0.8}, "kl": 3.5},
+    }
+    page = render(RunReport("t", [], evaluation=rounds["evaluate-r2"], evaluations=rounds))
+    table = page.partition("<table>")[2].partition("</table>")[0]
+    cells = re.findall(r"<t[hd](?: [^>]*)?>([^<]*)<", table)
+    percent = "\N{NO-BREAK SPACE}%"
+    assert cells == [
+        *("", "evaluate", "evaluate-r2"),
+        *("Win rate", f"60{percent} (50–70{percent})", f"70{percent} (60–80{percent})"),
+        *("Held-out KL", "2", "3.5"),
+    ]
+    assert "<table>" not in render(RunReport("t", [], evaluation=rounds["evaluate"]))

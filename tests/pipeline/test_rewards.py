@@ -196,3 +196,15 @@ def test_refused_before_anything_runs(work: Path, models: Path, reward: Any, say
         run(learnt(llama, "one"), prm, ppo)
     assert says in str(caught.value)
     assert not Path("runs").exists() or not list(Path("runs").rglob("manifest.json"))
+
+
+def test_the_report_counts_every_file_read(work: Path, models: Path):
+    write("more.jsonl", [{"prompt": f"{ASK}{i}", "chosen": "fine", "rejected": "cat"} for i in range(6)])
+    write("held.jsonl", [{"prompt": "hello ", "chosen": "fine", "rejected": "cat"}])
+    one = learnt(models / "llama", "one", eval_data={"path": "held.jsonl"})
+    folder = run(one | {"data": {"path": "pairs.jsonl", "also": ["more.jsonl"], "limit": 3}})
+    told = json.loads((folder / "report.json").read_text())["stages"][0]["data_report"]
+    assert (told["source"], told["kept"]) == ("pairs.jsonl [train]", 3)
+    assert told["also"] == ["more.jsonl [train]: 3 of 3 rows"]
+    assert told["held_out"] == ["held.jsonl [train]: 1 of 1 rows"]
+    assert "more.jsonl [train]: 3 of 3 rows" in (folder / "report.html").read_text()

@@ -197,12 +197,11 @@ def _narrowed(config: Any) -> Iterator[None]:
 
 
 def _trial_groups(role: Role) -> list[Group]:
-    """Random ids from a generator of their own; no pad, of which transformers would warn where there is no mask."""
+    """Random ids from a generator of their own."""
     random = torch.Generator().manual_seed(0)
 
     def draw(length: int) -> tuple[int, ...]:
-        ids = torch.randint(role.vocab_size - 1, (length,), generator=random)
-        return tuple((ids + (ids >= role.pad_id)).tolist())
+        return tuple(torch.randint(role.vocab_size, (length,), generator=random).tolist())
 
     return [Group(Prompt(draw(p)), tuple(Response(draw(r)) for r in lengths)) for p, lengths in LENGTHS]
 

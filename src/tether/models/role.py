@@ -53,6 +53,8 @@ class Role(nn.Module):
         self.scalar_head = scalar_head
         self.encoder = encoder
         self.dropout = dropout
+        # Rows are padded where a causal model does not look; some models would warn that no mask says so.
+        self.hf.base_model.warn_if_padding_and_no_attention_mask = _unsaid
         self.layout: Kind = "rows"
         self.layout_reason = "not probed"
         self.mask_style = MaskStyle()
@@ -216,6 +218,10 @@ class Role(nn.Module):
             raise InputError("this policy has no value head; load it with value_head=True")
         scalars: Tensor = head(hidden.float())
         return scalars.squeeze(-1) if scalars.shape[-1] == 1 else scalars
+
+
+def _unsaid(*_: object) -> None:
+    """In place of a warning that is not meant for us."""
 
 
 def _unused_positions(trunk: Any) -> int:

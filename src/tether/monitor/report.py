@@ -73,6 +73,8 @@ class RunReport:
     """`{"prompt": str, "answers": {label: text}, "scores": {label: {name: float}}}`, the first policy's label first."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Name → number, or `{"value", "low", "high", "n", "baseline", "against"}` (see `findings.measures`)."""
+    evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Stage → its evaluation, where there are several: one for each round, say."""
     lineage: Sequence[Edge] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Versions and hardware."""
@@ -133,6 +135,7 @@ def render(run: RunReport) -> str:
         run=run,
         findings=findings(run.evaluation, _all_events(run)),
         tiles=[(m, _strip(m)) for m in measures(run.evaluation)],
+        compared=_compared(run.evaluations),
         goodhart=Markup(goodhart_chart(proxy, gold)),
         gold_chart=Markup(_gold_chart(run)),
         samples=samples[:OPEN_SAMPLES],
@@ -151,6 +154,23 @@ def _all_events(run: RunReport) -> list[Mapping[str, Any]]:
         if any("eval/gold" in event for event in stage.events):
             return list(stage.events)
     return next((list(stage.events) for stage in reversed(run.stages) if stage.events), [])
+
+
+def _compared(evaluations: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(measure, (stage, value and interval)) of several evaluations, a row for each measure that all of them have."""
+    if len(evaluations) < 2:
+        return []
+    found = {stage: {m.name: m for m in measures(evaluation)} for stage, evaluation in evaluations.items()}
+    first = next(iter(found.values()))
+    return [
+        (m.label, [(stage, _measured(own[name])) for stage, own in found.items()])
+        for name, m in first.items()
+        if all(name in own for own in found.values())
+    ]
+
+
+def _measured(measure: Measure) -> str:
+    return f"{measure.text()} ({measure.interval})" if measure.interval else measure.text()
 
 
 def _strip(measure: Measure) -> Markup:

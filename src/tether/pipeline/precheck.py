@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether.algorithms import ALGORITHMS
-from tether.config import DataConfig, RewardTerm, StageSection
+from tether.config import DataConfig, PolicySection, RewardTerm, StageSection
 from tether.config.problems import nearest
 from tether.data.load import check_data
 from tether.data.template import Template
@@ -50,6 +50,8 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
     """One sentence for each input of a stage that is not what it should be."""
     for field, kind, name in models(stage):
         yield from said(stage, field, check_role, name, kind, made, field == "model", stage)
+    if isinstance(stage, PolicySection):
+        yield from said(stage, "reference", check_start, stage)
     train = getattr(stage, "train", stage)
     if hasattr(train, "device"):
         yield from said(stage, "device" if train is stage else "train.device", check_device, train.device)
@@ -156,6 +158,16 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
         check_model(path, kind)
         if reads:
             Template.load(path, end_of_turn=getattr(about, "end_of_turn", None))
+
+
+def check_start(stage: PolicySection) -> None:
+    """A policy that starts from one stage and is held to another does not start at KL 0: that must be meant."""
+    reference = stage.reference or stage.model
+    both = reference.startswith(STAGE) and stage.model.startswith(STAGE)
+    if stage.kl.start == 0 and both and reference != stage.model:
+        raise InputError(
+            f'{reference} is not {stage.model}, where the policy starts; say kl.start = "any" if you mean it'
+        )
 
 
 def check_reward(name: str, made: Mapping[str, StageSection], term: RewardTerm) -> None:

@@ -72,26 +72,46 @@ def write_report(folder: str | Path) -> Path:
         for field, key in manifest["inputs"].items()
         if key in names
     ]
-    evaluated = next(((place, m) for place, m in reversed(found) if m["algorithm"] == "evaluate"), None)
+    evaluated = [(place, manifest) for place, manifest in found if manifest["algorithm"] == "evaluate"]
+    evaluations = {manifest["name"]: evaluation_of(manifest) for _, manifest in evaluated}
     recipe = read_json(run / "recipe.json")
     samples = gather_samples([(stage.name, stage.events) for stage in stages])[:SAMPLES]
-    evaluation: dict[str, Any] = {}
-    if evaluated is not None:
-        place, manifest = evaluated
+    for place, _ in evaluated[-1:]:
         samples = versus_samples(read_json(place / "evaluation.json")["samples"])[:SAMPLES] + samples
-        baseline = str(manifest["section"]["baseline"]).removeprefix("stage:")
-        evaluation = as_evaluation(manifest["summary"]["metrics"], against=f"the {baseline} policy")
     report = RunReport(
         title=recipe["run"]["name"] if recipe else run.resolve().name,
         stages=stages,
         samples=samples,
-        evaluation=evaluation,
+        evaluation=next(reversed(evaluations.values()), {}),
+        evaluations=evaluations if len(evaluations) > 1 else {},
         lineage=lineage,
         environment={"tether": found[0][1]["version"], "python": platform.python_version()}
         | {name: metadata.version(name) for name in ("torch", "transformers")},
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
     )
     return write(report, run / "report.html")
+
+
+def evaluation_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an `evaluate` stage, as the report reads them."""
+    baseline = str(manifest["section"]["baseline"]).removeprefix("stage:")
+    return as_evaluation(manifest["summary"]["metrics"], against=f"the {baseline} policy")
+
+
+OTHER_DATA = {"also": "data-*.json", "held_out": "eval_data*.json", "mixed_in": "mix*.json"}
+"""What a stage reads beside its first data → the reports of it."""
+
+
+def data_report(place: Path) -> dict[str, Any] | None:
+    """The report of a stage's data, with a line for each other file or split it read."""
+    report: dict[str, Any] | None = read_json(place / "data.json")
+    if report is None:
+        return None
+    for name, pattern in OTHER_DATA.items():
+        others = [read_json(file) for file in sorted(place.glob(pattern))]
+        if others:
+            report[name] = [f"{other['source']}: {other['kept']} of {other['read']} rows" for other in others]
+    return report
 
 
 def stage_report(place: Path, manifest: dict[str, Any]) -> StageReport:
@@ -102,7 +122,7 @@ def stage_report(place: Path, manifest: dict[str, Any]) -> StageReport:
         status="done",
         summary=manifest["summary"],
         events=read_events(place),
-        data_report=read_json(place / "data.json"),
+        data_report=data_report(place),
         inputs=manifest["inputs"],
         key=manifest["key"],
         seconds=manifest["timing"]["seconds"],
