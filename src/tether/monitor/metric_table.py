@@ -578,6 +578,27 @@ ROWS = (
         "Answers equal to demonstrations",
     ),
     Metric(
+        "eval/disagreement",
+        "Mean standard deviation of a held-out response's score among the heads of one trunk.",
+        "Small beside the spread of scores.",
+        "Growing while the held-out accuracy stands: fewer epochs, more data.",
+        "Held-out disagreement of heads",
+    ),
+    Metric(
+        "eval/right",
+        "Share of held-out steps that are labelled right.",
+        "Constant.",
+        "Far from `prm/right`: the held-out data are of another kind.",
+        "Held-out share of right steps",
+    ),
+    Metric(
+        "eval/score",
+        "Mean probability that the model gives held-out steps of being right.",
+        "Near `eval/right`.",
+        "Far from it: overconfident; fewer epochs.",
+        "Held-out step score",
+    ),
+    Metric(
         "eval/nll",
         "Mean −log π a token of the chosen held-out responses.",
         "Level or falling.",

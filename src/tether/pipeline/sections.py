@@ -34,7 +34,7 @@ class InitSection(StageSection):
     """What the stage does."""
     data: DataConfig
     """Text the tokenizer's vocabulary is learnt from."""
-    vocab_size: int = Field(default=4096, ge=300)
+    vocab_size: int = Field(default=4096, ge=261)
     """Tokens of the byte-level BPE vocabulary, special tokens included."""
     architecture: Architecture = Architecture()
     """Sizes of the model."""
