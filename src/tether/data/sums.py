@@ -1,8 +1,8 @@
-"""`demo:sums`: adding two numbers of two digits, all 8,100 sums; `demo:sums-text`: the same as text.
+"""`demo:sums`: adding four digits, all 10,000 sums; `demo:sums-text`: the same as text.
 
-A row is a prompt, one turn of a conversation (`12+34`), and an answer (`46`). The conversation's opening token is a
-landmark: small models learn to add several times faster with it than from bare text. A sum belongs to one split by its
-hash; rows come in hash order, so the first `limit` are a fair sample.
+A row is a prompt, one turn of a conversation (`3+0+8+4`), and an answer (`15`). A small model learns this little by
+little; adding two numbers of two digits it learns all at once, early or late by the luck of its seed. A sum belongs to
+one split by its hash; rows come in hash order, so the first `limit` are a fair sample.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +29,7 @@ def read_sums(name: str, split: str) -> list[Row]:
 
     >>> rows = read_sums("sums", "test")
     >>> len(rows), sorted(rows[0])
-    (1186, ['answer', 'id', 'prompt'])
+    (1479, ['answer', 'id', 'prompt'])
     """
     check_sums(name, split)
     sums = _sums()[split]
@@ -49,7 +50,7 @@ def check_sums(name: str, split: str) -> None:
 def _sums() -> Mapping[str, list[tuple[str, str]]]:
     """Split → (sum, total), in hash order."""
     found: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    totals = {f"{a}+{b}": str(a + b) for a in range(10, 100) for b in range(10, 100)}
+    totals = {"+".join(map(str, digits)): str(sum(digits)) for digits in product(range(10), repeat=4)}
     for sum_ in sorted(totals, key=lambda text: hashlib.blake2b(f"order {text}".encode()).digest()):
         found[split_of(sum_, SPLITS)].append((sum_, totals[sum_]))
     return MappingProxyType(found)
