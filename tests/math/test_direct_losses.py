@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tether.math.direct_losses import (
     DIRECT_LOSSES,
-    all_pairs,
     hinge_loss,
     ipo_loss,
     kto_baseline,
@@ -23,7 +22,7 @@ from tether.math.direct_losses import (
     robust_loss,
     sigmoid_loss,
 )
-from tether.math.preference_losses import bradley_terry_loss
+from tether.math.preference_losses import all_pairs, bradley_terry_loss
 
 quick = settings(deadline=None, max_examples=60)
 NAMES = sorted(DIRECT_LOSSES)

@@ -22,7 +22,7 @@ def first(groups):
 
 def test_the_sum_by_hand_and_its_parts():
     both = WeightedSum((Part("first", first, 2.0), Part("length", length, -0.5)))
-    total, parts, _ = both.components(GROUPS)
+    total, parts, _, _ = both.components(GROUPS)
     assert total.tolist() == [3.5, 5.0, 2.0]
     assert both(GROUPS).tolist() == total.tolist()
     assert {name: scores.tolist() for name, scores in parts.items()} == {"first": [2, 3, 2], "length": [1, 2, 4]}

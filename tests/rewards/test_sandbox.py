@@ -139,13 +139,14 @@ def test_files_of_this_machine(tmp_path):
     home = Path.home() / ".tether-sandbox-test"
     assert not home.exists()
     reads = [str(secret), "/etc/passwd", "/proc/self/status", str(Path.home() / ".bashrc"), __file__]
-    writes = [str(home), str(tmp_path / "x"), "/tmp/x", "/usr/x", "/x", "/dev/x", sys.base_prefix + "/x", "/work/../y"]
+    writes = [str(home), str(tmp_path / "x"), "/tmp/x", "/usr/x", "/x", "/dev/x", sys.base_prefix + "/x"]
+    writes.append("/scratch/../y")
     deeds = [f"open({path!r}).read()" for path in reads] + [f"open({path!r}, 'w').write('x')" for path in writes]
     for deed in [*deeds, "import os; os.mkdir('/tmp')", "import os; os.chmod('/usr', 0o777)"]:
         assert run_program(tried(deed)).stdout in ("FileNotFoundError\n", "OSError\n", "PermissionError\n"), deed
     assert not home.exists()
     assert run_program("open('mine', 'w').write('x')\nprint(open('mine').read())").stdout == "x\n"
-    assert run_program("import os; print(os.getcwd(), sorted(os.listdir()))").stdout == "/work ['program.py']\n"
+    assert run_program("import os; print(os.getcwd(), sorted(os.listdir()))").stdout == "/scratch ['program.py']\n"
     left = run_program(
         "import os\nfor fd in range(3, 64):\n  try: print(fd, os.fstat(fd))\n  except OSError: pass"
     ).stdout

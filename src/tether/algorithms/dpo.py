@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tether.config import TrainSection
-from tether.math.direct_losses import DIRECT_LOSSES, DirectLoss, all_pairs, pair_metrics
+from tether.math.direct_losses import DIRECT_LOSSES, DirectLoss, pair_metrics
+from tether.math.preference_losses import all_pairs
 from tether.math.segments import segment_mean, segment_sum
 from tether.types import Algorithm, Group, Metrics, RoleSpec, RolloutBatch
 

@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from tether.config import TrainSection
-from tether.math.direct_losses import all_pairs, orpo_loss, pair_metrics
+from tether.math.direct_losses import orpo_loss, pair_metrics
+from tether.math.preference_losses import all_pairs
 from tether.math.segments import segment_mean
 from tether.types import Algorithm, Group, Metrics, RoleSpec, RolloutBatch
 

@@ -20,7 +20,7 @@ from tether.config.policy import FUNCTION
 from tether.math.advantages import gae, shape_rewards
 from tether.math.aggregate import aggregate
 from tether.math.kl import KL_ESTIMATORS
-from tether.math.policy_losses import Clip, clip_fraction, clipped_policy_loss
+from tether.math.policy_losses import Clip, Surrogate, policy_objective
 from tether.math.segments import segment_sum, whiten
 from tether.math.value_losses import explained_variance, value_clip_fraction, value_loss
 from tether.types import Algorithm, Group, Metrics, Mix, RoleSpec, RolloutBatch
@@ -134,22 +134,14 @@ def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     out = ctx.forward("policy", batch, ("logprobs", "entropy", "values") if shared else ("logprobs", "entropy"))
     values = out.values if shared else ctx.forward("value", batch, ("values",)).values
     clip = Clip(config.clip, config.clip if config.clip_high is None else config.clip_high)
+    kl = config.kl.estimator if config.kl.use == "loss" else None
 
-    policy = mean(clipped_policy_loss(out.logprobs, batch.logprobs, batch.advantages, clip))
+    policy, metrics = policy_objective(
+        out.logprobs, out.entropy, batch, Surrogate("ppo", clip, "token", kl=kl, beta=ctx.state["beta"])
+    )
     value = mean(value_loss(values, batch.values, batch.returns, config.value.clip or None))
-    entropy = mean(out.entropy)
-    objective = policy + config.value.coef * value - config.entropy_coef * entropy
-    if config.kl.use == "loss":
-        estimate = KL_ESTIMATORS[config.kl.estimator](out.logprobs, batch.ref_logprobs)
-        objective = objective + ctx.state["beta"] * mean(estimate)
-
-    logprobs = out.logprobs.detach()
-    metrics = {
-        "policy/loss": policy.detach(),
-        "policy/entropy": entropy.detach(),
-        "policy/clip_frac": mean(clip_fraction(logprobs, batch.logprobs, batch.advantages, clip)),
-        "policy/approx_kl": mean(KL_ESTIMATORS["k3"](batch.logprobs, logprobs)),
-        "policy/ratio": mean((logprobs - batch.logprobs).exp()),
+    objective = policy + config.value.coef * value - config.entropy_coef * mean(out.entropy)
+    metrics |= {
         "value/loss": value.detach(),
         "value/clip_frac": mean(value_clip_fraction(values.detach(), batch.values, config.value.clip or None)),
     }

@@ -12,14 +12,14 @@ heads each is fitted by itself, on one trunk; the score that is reported is thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from tether.config import TrainSection
-from tether.math.preference_losses import bradley_terry_loss, centering_loss, plackett_luce_loss, ranking_pairs
+from tether.math.preference_losses import all_pairs, bradley_terry_loss, centering_loss, plackett_luce_loss
 from tether.types import Algorithm, Group, Metrics, RoleSpec, RolloutBatch
 
 
@@ -46,17 +46,6 @@ class Config(TrainSection):
         return self
 
 
-class Pairs(NamedTuple):
-    """The P (better, worse) pairs of a batch."""
-
-    better: list[int]
-    """(P,) index of the better response."""
-    worse: list[int]
-    weights: list[float]
-    """(P,) share of the step's mean: 1 / (pairs of its group · groups of the step)."""
-    margins: list[float]
-
-
 def roles(config: Config) -> dict[str, RoleSpec]:
     spec = RoleSpec("reward", config.model, optim=config.optim, dropout=config.dropout, num_heads=config.heads)
     return {"reward": spec}
@@ -69,11 +58,12 @@ def prepare(ctx: Any, groups: Sequence[Group]) -> tuple[RolloutBatch, Metrics]:
 def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     scores = ctx.forward("reward", batch, ("scores",)).scores
     heads = scores.view(len(scores), -1)  # (S, H)
-    pairs = pairs_of(batch, ctx.config.margin == "label")
+    pairs = all_pairs([group.labels["ranking"] for group in batch.groups])
     chosen, rejected = heads[pairs.better], heads[pairs.worse]  # (P, H)
-    weight = heads.new_tensor(pairs.weights)  # (P,)
+    weight = heads.new_tensor(pairs.share) / batch.total.groups  # (P,)
     if ctx.config.loss == "pairs":
-        margins = heads.new_tensor(pairs.margins)[:, None]
+        given = [g.labels.get("margin", 0.0) if ctx.config.margin == "label" else 0.0 for g in batch.groups]
+        margins = heads.new_tensor([given[i] for i in pairs.group])[:, None]
         fit = bradley_terry_loss(chosen, rejected, margins, ctx.config.label_smoothing).mean(1)
         objective = (weight * fit).sum()
     else:
@@ -92,19 +82,6 @@ def loss(ctx: Any, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
     if ctx.config.centering:
         objective = objective + ctx.config.centering * (weight * centering_loss(chosen, rejected).mean(1)).sum()
     return objective, metrics
-
-
-def pairs_of(batch: RolloutBatch, with_margin: bool) -> Pairs:
-    """All pairs of every group; none where all responses are equal."""
-    pairs, first = Pairs([], [], [], []), 0
-    for group in batch.groups:
-        found = ranking_pairs(group.labels["ranking"])
-        pairs.better.extend(first + w for w, _ in found)
-        pairs.worse.extend(first + loser for _, loser in found)
-        pairs.weights.extend(1.0 / (len(found) * batch.total.groups) for _ in found)
-        pairs.margins.extend([group.labels.get("margin", 0.0) if with_margin else 0.0] * len(found))
-        first += len(group.responses)
-    return pairs
 
 
 REWARD_MODEL = Algorithm("reward_model", Config, roles, "preference", prepare, loss, select="eval/accuracy")

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tether.math.segments import last_index, next_in_segment, reverse_scan, segment_mean
+from tether.math.segments import group_mean, last_index, next_in_segment, reverse_scan
 
 Scale = Literal["std", "batch", "none"]
 
@@ -69,14 +69,14 @@ def group_advantages(rewards: Tensor, group_of: Tensor, scale: Scale = "std") ->
     >>> [round(a, 3) for a in group_advantages(rewards, group_of).tolist()]
     [-0.707, 0.707, 0.0, 0.0]
     """
-    centred = rewards - _group_mean(rewards, group_of)
+    centred = rewards - group_mean(rewards, group_of)
     if scale == "none":
         return centred
     if scale not in ("std", "batch"):
         raise ValueError(f"scale={scale!r} is not one of 'std', 'batch', 'none'")
     owner = group_of if scale == "std" else torch.zeros_like(group_of)
     count = torch.bincount(owner)[owner]
-    variance = _group_mean((rewards - _group_mean(rewards, owner)).square(), owner) * count / (count - 1).clamp(min=1)
+    variance = group_mean((rewards - group_mean(rewards, owner)).square(), owner) * count / (count - 1).clamp(min=1)
     return centred / (variance.sqrt() + _SPREAD_FLOOR)
 
 
@@ -93,7 +93,7 @@ def leave_one_out(rewards: Tensor, group_of: Tensor) -> Tensor:
     count = torch.bincount(group_of)[group_of]
     if bool((count < 2).any()):
         raise ValueError(f"group {int(group_of[count.argmin()])} has one response, so no other to compare it with")
-    return (count * _group_mean(rewards, group_of) - rewards) / (count - 1)
+    return (count * group_mean(rewards, group_of) - rewards) / (count - 1)
 
 
 @torch.no_grad()
@@ -123,8 +123,3 @@ def zero_spread(rewards: Tensor, group_of: Tensor) -> Tensor:
     ordered, count = rewards[group_of.argsort(stable=True)], torch.bincount(group_of)
     most, least = (torch.segment_reduce(ordered, which, lengths=count) for which in ("max", "min"))
     return most - least <= 1e-6 * torch.maximum(most.abs(), least.abs())
-
-
-def _group_mean(x: Tensor, group_of: Tensor) -> Tensor:
-    """(S,) → (S,): the mean over each one's group, whatever the order."""
-    return segment_mean(x[group_of.argsort(stable=True)], torch.bincount(group_of))[group_of]

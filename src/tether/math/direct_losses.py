@@ -6,14 +6,14 @@ reference, summed over its tokens or averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tether.math.preference_losses import bradley_terry_loss, ranking_pairs
+from tether.math.preference_losses import bradley_terry_loss
 
 PairLoss = Callable[[Tensor, Tensor, float, Tensor | float, float], Tensor]
 """(chosen (P,), rejected (P,), β, margin, label_smoothing) → (P,)."""
@@ -174,35 +174,6 @@ def kto_baseline(log_ratios: Tensor) -> float:
     (1.0, 0.0, 0.0)
     """
     return max(0.0, float(log_ratios.detach().mean())) if len(log_ratios) else 0.0
-
-
-class Pairs(NamedTuple):
-    """The P (better, worse) pairs of some groups."""
-
-    better: list[int]
-    """(P,) index of the better response among all S."""
-    worse: list[int]
-    group: list[int]
-    """(P,) index of the pair's group."""
-    share: list[float]
-    """(P,) 1 / the pairs of its group: a prompt weighs as one comparison, however many it has."""
-
-
-def all_pairs(rankings: Sequence[Sequence[int]]) -> Pairs:
-    """All pairs of each group's ranking (see `ranking_pairs`), numbered over the responses of all groups.
-
-    >>> all_pairs([[1, 0], [0, 1, 1]])
-    Pairs(better=[1, 2, 2], worse=[0, 3, 4], group=[0, 1, 1], share=[1.0, 0.5, 0.5])
-    """
-    pairs, first = Pairs([], [], [], []), 0
-    for i, ranking in enumerate(rankings):
-        found = ranking_pairs(ranking)
-        pairs.better.extend(first + winner for winner, _ in found)
-        pairs.worse.extend(first + loser for _, loser in found)
-        pairs.group.extend([i] * len(found))
-        pairs.share.extend(1 / len(found) for _ in found)
-        first += len(ranking)
-    return pairs
 
 
 def pair_metrics(chosen: Tensor, rejected: Tensor, weights: Tensor) -> dict[str, Tensor]:

@@ -194,7 +194,7 @@ class Surrogate(NamedTuple):
     """Its clip range."""
     how: Aggregation
     """How tokens become a number, see `aggregate`."""
-    longest: int
+    longest: int | None = None
     """The constant of `how = "constant"`."""
     kl: str | None = None
     """A row of `KL_ESTIMATORS` to be added as a loss; None adds none."""

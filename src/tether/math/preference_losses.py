@@ -7,6 +7,7 @@ Shapes: `P` pairs; `chosen` and `rejected` (P,) are the scores of the better and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,3 +85,32 @@ def ranking_pairs(ranking: Sequence[int]) -> list[tuple[int, int]]:
     """
     places = range(len(ranking))
     return [(i, j) for i in places for j in places if ranking[i] < ranking[j]]
+
+
+class Pairs(NamedTuple):
+    """The P (better, worse) pairs of some groups."""
+
+    better: list[int]
+    """(P,) index of the better response among all S."""
+    worse: list[int]
+    group: list[int]
+    """(P,) index of the pair's group."""
+    share: list[float]
+    """(P,) 1 / the pairs of its group: a prompt weighs as one comparison, however many it has."""
+
+
+def all_pairs(rankings: Sequence[Sequence[int]]) -> Pairs:
+    """All pairs of each group's ranking (see `ranking_pairs`), numbered over the responses of all groups.
+
+    >>> all_pairs([[1, 0], [0, 1, 1]])
+    Pairs(better=[1, 2, 2], worse=[0, 3, 4], group=[0, 1, 1], share=[1.0, 0.5, 0.5])
+    """
+    pairs, first = Pairs([], [], [], []), 0
+    for i, ranking in enumerate(rankings):
+        found = ranking_pairs(ranking)
+        pairs.better.extend(first + winner for winner, _ in found)
+        pairs.worse.extend(first + loser for _, loser in found)
+        pairs.group.extend([i] * len(found))
+        pairs.share.extend(1 / len(found) for _ in found)
+        first += len(ranking)
+    return pairs

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tether.math.segments import group_mean
+
 MissingEnd = Literal["none", "penalty", "replace"]
 
 
@@ -53,12 +55,11 @@ def standardise(scores: Tensor, group_of: Tensor) -> Tensor:
     """
     alone = bool((torch.bincount(group_of) <= 1).all())
     owner = torch.zeros_like(group_of) if alone else group_of
-    count = torch.bincount(owner).clamp(min=1)
-    centred = scores - (torch.zeros(len(count), device=scores.device).index_add(0, owner, scores) / count)[owner]
-    variance = torch.zeros(len(count), device=scores.device).index_add(0, owner, centred.square()) / count
+    centred = scores - group_mean(scores, owner)
+    variance = group_mean(centred.square(), owner)
     # A spread that rounding alone explains is none: dividing by it would make noise of equal scores.
     real = variance > 1e-12 * scores.square().max().clamp(min=1e-12)
-    return centred * torch.where(real, variance, torch.inf).rsqrt()[owner]
+    return centred * torch.where(real, variance, torch.inf).rsqrt()
 
 
 def combine(

@@ -47,6 +47,15 @@ def segment_mean(x: Tensor, lengths: Tensor) -> Tensor:
     return segment_sum(x, lengths) / lengths.clamp(min=1)
 
 
+def group_mean(x: Tensor, group_of: Tensor) -> Tensor:
+    """(S,) → (S,): the mean over each one's group of `group_of` (S,), whatever the order. `x` is floating.
+
+    >>> group_mean(torch.tensor([1.0, 4.0, 3.0]), torch.tensor([0, 1, 0])).tolist()
+    [2.0, 4.0, 2.0]
+    """
+    return segment_mean(x[group_of.argsort(stable=True)], torch.bincount(group_of))[group_of]
+
+
 def last_index(lengths: Tensor) -> Tensor:
     """(S,) int64: where on the flat axis each response's last token is. Raises ValueError for an empty response.
 

@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 
-from tether.data.template import Template
 from tether.math.best_of_n import best_of_n_kl, top_k
-from tether.models.load import load_policy
 from tether.pipeline.artifacts import write_jsonl
 from tether.pipeline.place import Place, tokenizer_hash
-from tether.pipeline.sample_stage import sampled
+from tether.pipeline.sample_stage import answered
 from tether.pipeline.sections import BestOfNSection
-from tether.rollout.native import NativeSampler
 from tether.rollout.rows import to_rows
 from tether.types import Group
 
@@ -23,13 +20,8 @@ def best_of_n_stage(place: Place, say: Any) -> dict[str, Any]:
     """Writes `groups.jsonl`: each prompt with its k best responses, the best first, each with its score."""
     section = place.section
     assert isinstance(section, BestOfNSection)
-    path = place.model(section.model)
-    template = Template.load(path, end_of_turn=section.end_of_turn)
-    role = load_policy(path, device=section.device)
-    prompts = [g.prompt for g in place.groups(section.data, template, role.max_tokens, "prompts", report_as="data")]
+    groups, template = answered(place, section)
     reward = place.reward(section.terms, template, device=section.device, token_budget=2048)
-    sampler = NativeSampler(role, template, section.sampling)
-    groups = sampled(sampler, prompts, section.num_responses, place)
     scores = reward(groups)
     owners = torch.tensor([i for i, g in enumerate(groups) for _ in g.responses], device=scores.device)
     chosen = top_k(scores, owners, section.keep)

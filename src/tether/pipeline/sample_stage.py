@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tether.data.template import Template
@@ -10,35 +9,37 @@ from tether.models.load import load_policy
 from tether.monitor.console import Progress
 from tether.pipeline.artifacts import write_jsonl
 from tether.pipeline.place import Place, tokenizer_hash
-from tether.pipeline.sections import SampleSection
+from tether.pipeline.sections import BestOfNSection, SampleSection
 from tether.rollout.native import NativeSampler
 from tether.rollout.rows import to_rows
-from tether.types import Group, Prompt, Sampler
+from tether.types import Group
 
 PORTION = 256
 """Prompts between two updates of the progress bar."""
 
 
-def sampled(sampler: Sampler, prompts: Sequence[Prompt], k: int, place: Place) -> list[Group]:
-    """K responses to each prompt, with a bar that shows how far it is."""
+def answered(place: Place, section: SampleSection | BestOfNSection) -> tuple[list[Group], Template]:
+    """The section's policy's responses to its prompts, with a bar that shows how far it is; and its template."""
+    path = place.model(section.model)
+    template = Template.load(path, end_of_turn=section.end_of_turn)
+    role = load_policy(path, device=section.device)
+    prompts = [g.prompt for g in place.groups(section.data, template, role.max_tokens, "prompts", report_as="data")]
+    sampler = NativeSampler(role, template, section.sampling)
     groups: list[Group] = []
-    with Progress(place.section.name, len(prompts)) as progress:
+    with Progress(section.name, len(prompts)) as progress:
         for first in range(0, len(prompts), PORTION):
             # A seed of its own for each portion: a prompt that comes twice gets other answers.
-            groups += sampler.generate(prompts[first : first + PORTION], k, seed=place.seed * 1_000_003 + first)
+            seed = place.seed * 1_000_003 + first
+            groups += sampler.generate(prompts[first : first + PORTION], section.num_responses, seed=seed)
             progress.update(len(groups), {})
-    return groups
+    return groups, template
 
 
 def sample_stage(place: Place, say: Any) -> dict[str, Any]:
     """Writes `groups.jsonl`."""
     section = place.section
     assert isinstance(section, SampleSection)
-    path = place.model(section.model)
-    template = Template.load(path, end_of_turn=section.end_of_turn)
-    role = load_policy(path, device=section.device)
-    prompts = [g.prompt for g in place.groups(section.data, template, role.max_tokens, "prompts", report_as="data")]
-    groups = sampled(NativeSampler(role, template, section.sampling), prompts, section.num_responses, place)
+    groups, template = answered(place, section)
     write_jsonl(place.folder / "groups.jsonl", to_rows(groups))
     (place.folder / "tokenizer.hash").write_text(tokenizer_hash(template), encoding="utf-8")
     responses = [r for g in groups for r in g.responses]

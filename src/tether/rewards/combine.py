@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tether.errors import InputError
+from tether.math.segments import segment_sum
 from tether.rewards.ensemble import Ensemble
 from tether.types import Group, Scorer
 
@@ -36,6 +37,8 @@ class Scores(NamedTuple):
     """Name → (S,) scores before their weight."""
     disagreement: dict[str, Tensor]
     """Name → (S,) how far the members of a part that is an ensemble are apart."""
+    dense: dict[str, Tensor]
+    """Name → (N,) what a dense part pays at each token, before its weight; it sums to the part's score."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,6 @@ class WeightedSum:
         """Each part's weight by name."""
         return {part.name: part.weight for part in self.parts}
 
-    def token_rewards(self, groups: Sequence[Group]) -> Tensor | None:
-        """(N,) the weighted sum of what the dense parts pay token by token; None without such a part."""
-        dense: list[Tensor] = [p.weight * p.scorer.token_rewards(groups) for p in self.parts if p.dense]  # type: ignore[attr-defined]
-        return torch.stack(dense).sum(0) if dense else None
-
     def __call__(self, groups: Sequence[Group]) -> Tensor:
         return self.components(groups).total
 
@@ -77,8 +75,13 @@ class WeightedSum:
         count = sum(len(group.responses) for group in groups)
         scores: dict[str, Tensor] = {}
         apart: dict[str, Tensor] = {}
+        dense: dict[str, Tensor] = {}
         for part in self.parts:
-            if isinstance(part.scorer, Ensemble):
+            if part.dense:
+                dense[part.name] = paid = part.scorer.token_rewards(groups)  # type: ignore[attr-defined]
+                lengths = torch.tensor([r.num_trained for g in groups for r in g.responses], device=paid.device)
+                own = segment_sum(paid, lengths)
+            elif isinstance(part.scorer, Ensemble):
                 own, about = part.scorer.components(groups)
                 apart[part.name] = about["disagreement"]
             else:
@@ -95,4 +98,4 @@ class WeightedSum:
             scores[part.name] = own
         device = next(iter(scores.values())).device
         weighted = [scores[part.name].to(device) * part.weight for part in self.parts]
-        return Scores(torch.stack(weighted).sum(0), scores, apart)
+        return Scores(torch.stack(weighted).sum(0), scores, apart, dense)

@@ -31,7 +31,7 @@ PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/nix/store")
 """What a Python needs beside its own folder."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-FOLDER = "/work"
+FOLDER = "/scratch"
 """The one place a program may write to: in memory, and gone with it."""
 NOBODY = 65534
 """The program's user, as it sees itself."""

@@ -31,10 +31,10 @@ def collect(ctx: Any, groups: Sequence[Group], k: int, dense: bool = False) -> t
     scored, weights = ctx.score_parts(batch.groups)
     proxy, parts = scored.total, scored.parts
     ended = torch.tensor([r.ended for r in responses], device=proxy.device)
-    paid, steps = ctx.score_tokens(batch.groups) if dense else (None, frozenset())
-    if paid is not None:
-        batch = batch.replace(token_rewards=paid)
-    at_end = [name for name in parts if name not in steps]
+    paid = scored.dense if dense else {}
+    if paid:
+        batch = batch.replace(token_rewards=torch.stack([weights[name] * own for name, own in paid.items()]).sum(0))
+    at_end = [name for name in parts if name not in paid]
     rewards = torch.zeros_like(proxy)
     if at_end:
         scores, factors = [parts[name] for name in at_end], [weights[name] for name in at_end]

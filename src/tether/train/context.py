@@ -91,17 +91,10 @@ class Context:
         """The rewards' sum and each one's own scores by name, and the weights."""
         if not isinstance(self.scorer, WeightedSum):
             score = self.score(groups)
-            return Scores(score, {"reward": score}, {}), {"reward": 1.0}
+            return Scores(score, {"reward": score}, {}, {}), {"reward": 1.0}
         scored = self.scorer.components(groups)
-        parts = {name: own.to(self.device) for name, own in scored.parts.items()}
-        return scored._replace(total=scored.total.to(self.device), parts=parts), self.scorer.weights
-
-    def score_tokens(self, groups: Sequence[Group]) -> tuple[Tensor | None, frozenset[str]]:
-        """(N,) what the dense ones among several rewards pay token by token, and their names; None where none does."""
-        if not isinstance(self.scorer, WeightedSum):
-            return None, frozenset()
-        paid = self.scorer.token_rewards(groups)
-        return None if paid is None else paid.to(self.device), frozenset(p.name for p in self.scorer.parts if p.dense)
+        parts, dense = ({n: x.to(self.device) for n, x in have.items()} for have in (scored.parts, scored.dense))
+        return scored._replace(total=scored.total.to(self.device), parts=parts, dense=dense), self.scorer.weights
 
     def reference(self, groups: Sequence[Group]) -> Tensor:
         """(N,) the reference's log-probs of `groups`: looked up where they are of the data, else computed."""
