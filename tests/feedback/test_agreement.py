@@ -17,8 +17,10 @@ from tether.feedback.agreement import (
     fleiss_kappa,
     krippendorff_alpha,
     position_bias,
+    ranking_pairs,
     raw_agreement,
 )
+from tether.types import Interval
 
 
 def ratings(seed: int, items: int = 80, people: int = 5, missing: float = 0.0, right: float = 0.6):
@@ -26,6 +28,14 @@ def ratings(seed: int, items: int = 80, people: int = 5, missing: float = 0.0, r
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, (items, 1))
     table = np.where(rng.random((items, people)) < right, truth, rng.integers(0, 3, (items, people)))
+    return np.where(rng.random((items, people)) < missing, -1, table)
+
+
+def scores(seed: int, items: int = 60, people: int = 4, missing: float = 0.0):
+    """Ratings of 0 to 6: an item's worth and each person's error, rounded."""
+    rng = np.random.default_rng(seed)
+    said = rng.normal(3, 1.5, (items, 1)) + rng.normal(0, rng.uniform(0.3, 2), (items, people))
+    table = np.clip(np.rint(said), 0, 6).astype(int)
     return np.where(rng.random((items, people)) < missing, -1, table)
 
 
@@ -49,6 +59,14 @@ def test_cohen_is_scikit_learns(seed):
     both = (some[:, :2] >= 0).all(1)
     oracle = cohen_kappa_score(some[both, 0], some[both, 1])
     assert cohen_kappa(some[:, 0], some[:, 1]).estimate == pytest.approx(oracle)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weighted_cohen_is_scikit_learns(seed):
+    table = scores(seed, people=2)
+    for weights in ("none", "linear", "quadratic"):
+        oracle = cohen_kappa_score(*table.T, weights=None if weights == "none" else weights)
+        assert cohen_kappa(*table.T, weights=weights, num=1).estimate == pytest.approx(oracle, abs=1e-9)
 
 
 def test_fleiss_on_the_table_of_its_paper():
@@ -80,8 +98,65 @@ def test_alpha_is_the_krippendorff_packages(seed, missing):
     assert found.low < found.estimate < found.high
 
 
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+@pytest.mark.parametrize("seed", range(20))
+def test_alpha_of_ratings_is_the_krippendorff_packages(seed, level):
+    table = scores(seed, missing=seed % 4 / 5)
+    data = np.where(table < 0, np.nan, table.astype(float)).T
+    oracle = krippendorff.alpha(reliability_data=data, level_of_measurement=level)
+    assert krippendorff_alpha(table, level=level, num=1).estimate == pytest.approx(oracle, abs=1e-9)
+
+
+def test_each_resampling_is_the_statistic_of_the_rows_it_drew():
+    table = scores(1, items=12, missing=0.2)
+    draw = np.random.default_rng(7).multinomial(12, np.full(12, 1 / 12))  # what one resampling from seed 7 draws
+    for level in ("nominal", "ordinal", "interval"):
+        found = krippendorff_alpha(table, level=level, num=1, seed=7)
+        drawn = krippendorff_alpha(np.repeat(table, draw, axis=0), level=level, num=1).estimate
+        assert found.low == found.high == pytest.approx(drawn, abs=1e-12)
+
+
+def test_interval_alpha_does_not_change_with_the_unit_nor_ordinal_with_any_rising_scale():
+    table = scores(2, missing=0.1)
+    doubled, squared = np.where(table < 0, -1, 2 * table + 3), np.where(table < 0, -1, table**2)
+    for turned, level in ((doubled, "interval"), (squared, "ordinal")):
+        assert krippendorff_alpha(turned, level=level) == pytest.approx(krippendorff_alpha(table, level=level))
+    assert krippendorff_alpha(squared, level="interval").estimate != pytest.approx(
+        krippendorff_alpha(table, level="interval").estimate, abs=1e-3
+    )
+
+
+def test_rankings_become_pairs_by_hand():
+    ranks = [
+        [[0, 1, 2], [2, 0, 0]],  # a > b > c; b = c > a
+        [[1, -1, 0], [-1, -1, -1]],  # c > a, b not ranked; nothing
+    ]
+    table, clusters = ranking_pairs(ranks)
+    assert table.tolist() == [[0, 2], [0, 2], [0, 1], [-1, -1], [2, -1], [-1, -1]]
+    assert clusters.tolist() == [0, 0, 0, 1, 1, 1]
+    assert raw_agreement(table, clusters=clusters).estimate == 0
+
+
+def test_the_pairs_of_a_ranking_are_drawn_together():
+    rng = np.random.default_rng(0)
+    # Both rank each item in the same way or in opposite ways: its six pairs agree or disagree as one.
+    first = np.argsort(rng.random((100, 4)), axis=1)
+    second = np.where(rng.random((100, 1)) < 0.7, first, 3 - first)
+    table, clusters = ranking_pairs(np.stack([first, second], axis=1))
+    whole, single = raw_agreement(table, clusters=clusters), raw_agreement(table)
+    binomial = 2 * 1.96 * math.sqrt(whole.estimate * (1 - whole.estimate) / 100)
+    assert width(whole) == pytest.approx(binomial, rel=0.1)
+    assert width(whole) == pytest.approx(width(single) * math.sqrt(6), rel=0.1)
+    alpha = krippendorff_alpha(table, level="ordinal", clusters=clusters)
+    assert width(alpha) > 2 * width(krippendorff_alpha(table, level="ordinal"))
+
+
+def width(interval: Interval) -> float:
+    return interval.high - interval.low
+
+
 def test_alpha_of_the_published_example():
-    # Krippendorff's 4 observers, 12 units, nominal: alpha = 0.743.
+    # Krippendorff's 4 observers, 12 units: alpha = 0.743 nominal, 0.815 ordinal, 0.849 interval.
     marks = [
         "1 2 3 3 2 1 4 1 2 . . .",
         "1 2 3 3 2 2 4 1 2 5 . 3",
@@ -89,7 +164,8 @@ def test_alpha_of_the_published_example():
         "1 2 3 3 2 4 4 1 2 5 1 .",
     ]
     table = np.array([[-1 if m == "." else int(m) for m in row.split()] for row in marks]).T
-    assert krippendorff_alpha(table).estimate == pytest.approx(0.743, abs=5e-4)
+    for level, published in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
+        assert krippendorff_alpha(table, level=level).estimate == pytest.approx(published, abs=5e-4)
 
 
 def test_the_interval_covers_the_population():
@@ -121,6 +197,10 @@ def test_what_cannot_be_told_is_nan_and_null_in_json():
         (lambda: fleiss_kappa([[0, 1, -1], [0, 1, 1]]), "2 to 3 ratings"),
         (lambda: raw_agreement([[0.5, 1.0]]), "must be integers"),
         (lambda: raw_agreement([0, 1]), "items × annotators"),
+        (lambda: raw_agreement([[0, 1]], clusters=[0, 0]), "one number for each of the 1 items"),
+        (lambda: krippendorff_alpha([[0, 1]], level="ratio"), "'ratio' is none of nominal, ordinal, interval"),
+        (lambda: cohen_kappa([0, 1], [0, 1], weights="cubic"), "'cubic' is none of none, linear, quadratic"),
+        (lambda: ranking_pairs([[0, 1], [1, 0]]), "items × annotators × responses"),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):

@@ -1,13 +1,16 @@
 """How far annotators agree, with intervals: raw agreement, Cohen's κ, Fleiss' κ, Krippendorff's α; and position bias.
 
-A table is (I, A) integers: the category annotator a gave item i, negative where they gave none. Every statistic here is
-a function of sums over items, so a bootstrap over items (Efron's percentile interval) only reweights those sums.
+A table is (I, A) integers: the category annotator a gave item i, negative where they gave none. Intervals are Efron's
+percentile interval over `num` resamplings of the items: a resampling is a weight for each item, how often it was drawn.
+
+Shapes: `I` items, `A` annotators, `C` categories, `B` resamplings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,32 +22,81 @@ from tether.types import Interval
 _Floats = NDArray[np.float64]
 _LEVEL = 0.95
 
+COHEN_WEIGHTS: Mapping[str, Callable[[_Floats], _Floats]] = {
+    "none": lambda apart: (apart > 0).astype(np.float64),
+    "linear": lambda apart: apart,
+    "quadratic": lambda apart: apart**2,
+}
+"""What a disagreement counts, by how many categories lie between the two."""
 
-def raw_agreement(table: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interval:
-    """Share of pairs of annotators on the same item who gave it the same category, all such pairs counting alike."""
+
+class Pairs(NamedTuple):
+    """Rankings taken apart into comparisons of two."""
+
+    table: NDArray[np.int64]
+    """(I·C(k,2), A): 0 the earlier response is better, 1 a tie, 2 the later is better, -1 not both ranked."""
+    clusters: NDArray[np.int64]
+    """(I·C(k,2),): the item each row comes from; its rows are drawn together by a bootstrap."""
+
+
+def ranking_pairs(ranks: ArrayLike) -> Pairs:
+    """Rankings (I, A, k) → what each annotator said of each of an item's C(k,2) pairs of responses.
+
+    `ranks[i, a, r]` is the rank annotator a gave response r of item i: 0 the best, equal ranks tie, negative not
+    ranked. Responses must be in an order that has nothing to do with how they were shown.
+
+    >>> table, clusters = ranking_pairs([[[0, 1, 1], [1, 0, -1]]])
+    >>> table.tolist(), clusters.tolist()  # pairs (0, 1), (0, 2), (1, 2)
+    ([[0, 2], [0, -1], [1, -1]], [0, 0, 0])
+    """
+    array = np.asarray(ranks)
+    if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"rankings of shape {array.shape} and type {array.dtype}: must be integers, items × annotators × responses"
+        )
+    first, second = np.array(list(combinations(range(array.shape[2]), 2)), dtype=int).reshape(-1, 2).T
+    said = 1 + np.sign(array[:, :, first] - array[:, :, second])
+    said = np.where((array[:, :, first] < 0) | (array[:, :, second] < 0), -1, said)  # (I, A, pairs)
+    table = said.transpose(0, 2, 1).reshape(-1, array.shape[1]).astype(np.int64)
+    return Pairs(table, np.repeat(np.arange(len(array)), len(first)))
+
+
+def raw_agreement(table: ArrayLike, *, clusters: ArrayLike | None = None, num: int = 2000, seed: int = 0) -> Interval:
+    """Share of pairs of annotators on the same item who gave it the same category, all such pairs counting alike.
+
+    `clusters` (I,): rows with the same number are resampled together, as the pairs of one ranking must be.
+    """
     counts = _counts(table)
     rated = counts.sum(1)
-    pairs = np.stack([(counts * (counts - 1)).sum(1), rated * (rated - 1)], axis=1)
-    return _bootstrap(pairs, lambda sums: sums[:, 0] / sums[:, 1], num, seed)
+    agreeing, pairs = (counts * (counts - 1)).sum(1), rated * (rated - 1)
+    return _bootstrap(len(counts), lambda weights: (weights @ agreeing) / (weights @ pairs), num, seed, clusters)
 
 
-def cohen_kappa(first: ArrayLike, second: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interval:
-    """Cohen's κ (1960) of two annotators, over the items (I,) that both rated: (p_o - p_e) / (1 - p_e)."""
+def cohen_kappa(
+    first: ArrayLike, second: ArrayLike, *, weights: str = "none", num: int = 2000, seed: int = 0
+) -> Interval:
+    """Cohen's κ (1960; weighted 1968) of two annotators, over the items (I,) that both rated.
+
+        κ = 1 - Σ_cd w_cd p_cd / Σ_cd w_cd p_c p_d
+
+    with w_cd = 1 for c ≠ d, |c - d| or (c - d)², for `weights` "none", "linear", "quadratic".
+    """
+    if weights not in COHEN_WEIGHTS:
+        raise InputError(f"Cohen's kappa: weights {weights!r} is none of {', '.join(COHEN_WEIGHTS)}")
     table = _checked(np.stack([np.asarray(first), np.asarray(second)], axis=1))
     table = table[(table >= 0).all(1)]
-    size = int(table.max(initial=0)) + 1
-    confusion = np.zeros((len(table), size, size))
-    confusion[np.arange(len(table)), table[:, 0], table[:, 1]] = 1
+    categories = np.arange(int(table.max(initial=0)) + 1)
+    cost = COHEN_WEIGHTS[weights](np.abs(np.subtract.outer(categories, categories)).astype(np.float64))
+    seen = (table[:, :, None] == categories).reshape(len(table), -1).astype(np.float64)  # (I, 2·C)
+    paid = cost[table[:, 0], table[:, 1]]
 
-    def kappa(sums: _Floats) -> _Floats:
-        joint = sums.reshape(-1, size, size)
-        joint = joint / joint.sum((1, 2), keepdims=True)
-        observed = np.trace(joint, axis1=1, axis2=2)
-        expected: _Floats = (joint.sum(1) * joint.sum(2)).sum(1)
-        found: _Floats = (observed - expected) / (1 - expected)
+    def kappa(drawn: _Floats) -> _Floats:
+        share = (drawn @ seen).reshape(-1, 2, len(cost)) / drawn.sum(1)[:, None, None]
+        expected = ((share[:, 0] @ cost) * share[:, 1]).sum(1)
+        found: _Floats = 1 - (drawn @ paid) / drawn.sum(1) / expected
         return found
 
-    return _bootstrap(confusion.reshape(len(table), -1), kappa, num, seed)
+    return _bootstrap(len(table), kappa, num, seed)
 
 
 def fleiss_kappa(table: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interval:
@@ -65,25 +117,72 @@ def fleiss_kappa(table: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interva
         found: _Floats = (sums[:, 1] / sums[:, 0] - expected) / (1 - expected)
         return found
 
-    return _bootstrap(columns, kappa, num, seed)
+    return _bootstrap(len(columns), lambda weights: kappa(weights @ columns), num, seed)
 
 
-def krippendorff_alpha(table: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interval:
-    """Krippendorff's α (2011) for nominal categories; items with fewer than two ratings do not count.
+def krippendorff_alpha(
+    table: ArrayLike,
+    *,
+    level: str = "nominal",
+    clusters: ArrayLike | None = None,
+    num: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Krippendorff's α (2011); items with fewer than two ratings do not count.
 
-    α = 1 - (n - 1) (n - Σ_c o_cc) / (n² - Σ_c n_c²),   o_cc = Σ_items n_ic (n_ic - 1) / (m_i - 1)
+        α = 1 - (n - 1) Σ_i Σ_cd n_ic n_id δ²_cd / (m_i - 1) / Σ_cd n_c n_d δ²_cd
+
+    `level` says how far apart c and d are. "nominal": δ² = 1 unless they are equal. "interval": (c - d)²; ratings in
+    halves are doubled first, which changes nothing. "ordinal": (r_c - r_d)², where r_c = Σ_{g<c} n_g + n_c / 2 is the
+    mean rank of those who said c. `clusters` (I,): rows with the same number are resampled together.
+
+    >>> round(krippendorff_alpha([[0, 0], [1, 2], [3, 3]], level="interval", num=1).estimate, 4)  # 1 - 5·2 / 114
+    0.9123
     """
+    if level not in _DISAGREEMENT:
+        raise InputError(f"Krippendorff's alpha: level {level!r} is none of {', '.join(_DISAGREEMENT)}")
     counts = _counts(table)
-    counts = counts[counts.sum(1) >= 2]
-    matches = (counts * (counts - 1)).sum(1) / np.maximum(counts.sum(1) - 1, 1)
-    columns = np.concatenate([matches[:, None], counts], axis=1)
+    several = counts.sum(1) >= 2
+    counts, observed_and_expected = counts[several], _DISAGREEMENT[level]
 
-    def alpha(sums: _Floats) -> _Floats:
-        total = sums[:, 1:].sum(1)
-        found: _Floats = 1 - (total - 1) * (total - sums[:, 0]) / (total**2 - (sums[:, 1:] ** 2).sum(1))
+    def alpha(weights: _Floats) -> _Floats:
+        observed, expected = observed_and_expected(counts, weights)
+        found: _Floats = 1 - ((weights @ counts.sum(1)) - 1) * observed / expected
         return found
 
-    return _bootstrap(columns, alpha, num, seed)
+    return _bootstrap(len(counts), alpha, num, seed, None if clusters is None else np.asarray(clusters)[several])
+
+
+def _nominal(counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
+    """(B,) Σ_i Σ_cd n_ic n_id δ²_cd / (m_i - 1) and (B,) Σ_cd n_c n_d δ²_cd."""
+    rated, total = counts.sum(1), weights @ counts
+    return weights @ ((rated**2 - (counts**2).sum(1)) / (rated - 1)), total.sum(1) ** 2 - (total**2).sum(1)
+
+
+def _interval(counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
+    categories = np.arange(counts.shape[1], dtype=np.float64)
+    return _apart(counts, weights, np.broadcast_to(categories, (len(weights), len(categories))))
+
+
+def _ordinal(counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
+    total = weights @ counts
+    return _apart(counts, weights, np.cumsum(total, axis=1) - total / 2)
+
+
+def _apart(counts: _Floats, weights: _Floats, places: _Floats) -> tuple[_Floats, _Floats]:
+    """The two sums where δ is the difference of the categories' places (B, C): Σ_cd n_c n_d δ² = 2 n Σx² - 2 (Σx)²."""
+    total = weights @ counts
+    places = places - (total * places).sum(1, keepdims=True) / total.sum(1, keepdims=True)  # so that nothing cancels
+    rated, sums, squares = counts.sum(1), places @ counts.T, places**2 @ counts.T  # (I,), (B, I), (B, I)
+    observed = (weights * 2 * (rated * squares - sums**2) / (rated - 1)).sum(1)
+    return observed, 2 * total.sum(1) * (total * places**2).sum(1)
+
+
+_DISAGREEMENT: Mapping[str, Callable[[_Floats, _Floats], tuple[_Floats, _Floats]]] = {
+    "nominal": _nominal,
+    "ordinal": _ordinal,
+    "interval": _interval,
+}
 
 
 class Bias(NamedTuple):
@@ -130,20 +229,30 @@ def _counts(table: ArrayLike) -> _Floats:
     return counts
 
 
-def _bootstrap(columns: _Floats, statistic: Callable[[_Floats], _Floats], num: int, seed: int) -> Interval:
-    """The statistic of the summed columns (I, ...), and percentiles of it over `num` resamplings of the items.
+def _bootstrap(
+    size: int,
+    statistic: Callable[[_Floats], _Floats],
+    num: int,
+    seed: int,
+    clusters: ArrayLike | None = None,
+) -> Interval:
+    """The statistic of all items once, and percentiles of it over `num` resamplings of the items or of their clusters.
 
-    Resamplings where it is undefined (only one category was drawn) are left out.
+    `statistic` turns weights (B, I) into values (B,). Resamplings where it is undefined (only one category was drawn)
+    are left out.
     """
-    if not len(columns):
+    of = np.arange(size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if of.shape != (size,):
+        raise InputError(f"clusters of shape {of.shape}: must be one number for each of the {size} items")
+    if not size:
         return Interval(math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    size = len(columns)
-    share = np.full(size, 1 / size)
+    share = np.full(of.max() + 1, 1 / (of.max() + 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        estimate = float(statistic(columns.sum(0, keepdims=True))[0])
-        blocks = [rng.multinomial(size, share, size=min(100, num - at)) @ columns for at in range(0, num, 100)]
-        drawn = statistic(np.concatenate(blocks)) if blocks else np.zeros(0)
+        estimate = float(statistic(np.ones((1, size)))[0])
+        draws = (rng.multinomial(len(share), share, size=min(100, num - at)) for at in range(0, num, 100))
+        blocks = [statistic(draw[:, of].astype(np.float64)) for draw in draws]
+    drawn = np.concatenate([np.zeros(0), *blocks])
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn) or math.isnan(estimate):
         return Interval(estimate, math.nan, math.nan)
