@@ -1,4 +1,8 @@
-"""Opening the database of a store: pragmas, transactions that lock before they read, and migrations."""
+"""Opening the database of a store: an SQLite file or a PostgreSQL server; locks before reads; migrations.
+
+Whoever writes holds the one write lock of the store: SQLite's own (`BEGIN IMMEDIATE`), or an advisory lock in PostgreSQL.
+So both promise the same, and ids are given out in the order of commits.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,30 @@ from tether.errors import InputError
 from tether.feedback.schema import HEAD
 
 _BUSY_MS = 60_000
+_WRITE_LOCK = 0x7E7_4E2  # any number, the same for all versions
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def connect(where: str | os.PathLike[str]) -> Engine:
-    """An engine on an SQLite file (made when missing), its schema brought up to date.
+    """An engine on an SQLite file (made when missing) or a PostgreSQL URL, its schema brought up to date.
 
-    Raises InputError when the place can't be written, or holds something other than a store this version knows.
+    Raises InputError when the place can't be reached or written, or holds something other than a store this version
+    knows.
     """
-    url = _sqlite_url(where)
-    path = Path(str(url.database))
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    engine = create_engine(url)
-    event.listen(engine, "connect", _prepare)
+    url = _url(where)
+    if url.get_backend_name() == "sqlite":
+        place, engine = str(url.database), _sqlite(url)
+    else:
+        place, engine = url.render_as_string(hide_password=True), _postgresql(url)
     event.listen(engine, "begin", _begin)
     try:
-        _migrate(engine, path)
+        _migrate(engine, place)
     except DatabaseError as error:
         engine.dispose()
-        raise InputError(f"{path}: cannot be used as a preference store ({error.orig})") from error
+        raise InputError(f"{place}: cannot be used as a preference store ({str(error.orig).strip()})") from error
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -47,18 +55,43 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _sqlite_url(where: str | os.PathLike[str]) -> URL:
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees one state of the store, whatever others write meanwhile."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+def _url(where: str | os.PathLike[str]) -> URL:
     text = os.fspath(where)
     if "://" not in text:
         return URL.create("sqlite", database=text)
+    valid = "give a file, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
     try:
         url = make_url(text)
     except ArgumentError as error:
-        raise InputError(f"{text!r} is not a database address; give a file or sqlite:///FILE") from error
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        shown = url.render_as_string(hide_password=True)
-        raise InputError(f"{shown}: preferences are kept in an SQLite file; give its path or sqlite:///FILE")
+        raise InputError(f"{text!r} is not a database address; {valid}") from error
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql") or not url.database or url.database == ":memory:":
+        raise InputError(f"{url.render_as_string(hide_password=True)}: preferences cannot be kept there; {valid}")
     return url
+
+
+def _sqlite(url: URL) -> Engine:
+    path = Path(str(url.database))
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    engine = create_engine(url)
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise InputError("PostgreSQL needs the package psycopg: pip install 'tether-rlhf[pg]'") from None
+    return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=20)
 
 
 def _prepare(connection: Any, _record: Any) -> None:
@@ -69,29 +102,27 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 def _begin(connection: Connection) -> None:
     locked = connection.get_execution_options().get("write_lock", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if locked else "BEGIN")
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if locked else "BEGIN")
+    elif locked:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
-@contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees one state of the store, whatever others write meanwhile."""
-    with engine.connect() as connection, connection.begin():
-        yield connection
-
-
-def _version(connection: Connection, path: Path) -> str | None:
+def _version(connection: Connection, place: str) -> str | None:
     tables = inspect(connection).get_table_names()
     if not tables:
         return None
     if "alembic_version" not in tables or "judgements" not in tables:
-        raise InputError(f"{path}: this SQLite file is not a preference store; give another path")
+        raise InputError(f"{place}: this database is not a preference store; give another")
     return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
 
 
-def _migrate(engine: Engine, path: Path) -> None:
+def _migrate(engine: Engine, place: str) -> None:
     """Under the write lock, so that of several processes opening a new store at once one makes it and the rest wait."""
-    with engine.connect() as connection:
-        if _version(connection, path) == HEAD:
+    with reading(engine) as connection:
+        if _version(connection, place) == HEAD:
             return
     from alembic import command
     from alembic.config import Config
@@ -102,9 +133,26 @@ def _migrate(engine: Engine, path: Path) -> None:
     config.set_main_option("path_separator", "os")
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with writing(engine) as connection:
-        version = _version(connection, path)
+    with _unchecked(engine) as connection, connection.begin():
+        version = _version(connection, place)
         if version is not None and version not in known:
-            raise InputError(f"{path}: was written by a newer Tether (schema {version}); this one knows {HEAD}")
+            raise InputError(f"{place}: was written by a newer Tether (schema {version}); this one knows {HEAD}")
         config.attributes["connection"] = connection
         command.upgrade(config, HEAD)
+        if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+            raise InputError(f"{place}: its rows do not fit together, so it cannot be brought up to date")
+
+
+@contextmanager
+def _unchecked(engine: Engine) -> Iterator[Connection]:
+    """A connection for migrations: SQLite alters a table by replacing it, while others refer to it."""
+    sqlite = engine.dialect.name == "sqlite"
+    with engine.connect().execution_options(write_lock=True) as connection:
+        raw: Any = connection.connection.driver_connection
+        if sqlite:
+            raw.execute("PRAGMA foreign_keys=OFF").close()
+        try:
+            yield connection
+        finally:
+            if sqlite:
+                raw.execute("PRAGMA foreign_keys=ON").close()

@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from tether.errors import InputError
+
 UserKind = Literal["human", "ai", "simulated"]
+ItemKind = Literal["pair", "ranking", "rating", "edit"]
+ProjectState = Literal["open", "paused", "closed"]
+
+
+class Missing(InputError):
+    """What was named is not there, or not this user's to see."""
+
+
+class Conflict(InputError):
+    """The store has moved on: answered already, time ran out, taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +57,20 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A question to annotators: which of these responses is better? Its identity is its kind and set of responses."""
+    """A question to annotators about responses to one prompt. Its identity is its project, kind and set of responses."""
 
     responses: Sequence[int]
-    """Ids of two or more different responses to one prompt."""
+    """Ids of different responses to one prompt: two of a pair, two to nine of a ranking, one or more to rate, one to edit."""
     overlap: int = 3
     """How many annotators answer it. Adding the item again with a larger number raises it."""
+    kind: ItemKind | None = None
+    """None for a pair or a ranking, by the number of responses."""
+    project: int = 1
+    """Id of its project; 1 is "default", which is always there."""
+    gold: Mapping[int, int] | None = None
+    """The ranking expected, response id → rank. Everybody of the project is asked, and nobody told that it is gold."""
+    selection: Mapping[str, Any] | None = None
+    """Why it was chosen, JSON-able: `arm`, `propensity`, `score` (see active.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +96,16 @@ class Assignment:
     """In the order shown to this annotator, which is recorded."""
     expires: float
     """The place is held until then, in seconds since 1970."""
+    kind: ItemKind = "pair"
+    project: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an annotator says about an assignment: a ranking, or a reason to skip it."""
+    """What an annotator says about an assignment: what the item's kind asks for, or a reason to skip it.
+
+    A pair or ranking wants a `ranking`, a rating `ratings`, an edit a `correction`.
+    """
 
     assignment: int
     submit_key: str
@@ -98,11 +123,17 @@ class Answer:
     rationale: str | None = None
     seconds: float | None = None
     """How long the annotator took."""
+    ratings: Mapping[int, Mapping[str, int]] | None = None
+    """Response id → attribute → value."""
+    correction: str | None = None
+    """A better answer in the annotator's words."""
+    flag: str | None = None
+    """What is wrong with the item itself, whatever the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A stored answer, or its taking back (`action` "undo"). Never changed once written."""
+    """A stored answer, its taking back ("undo") or the last word on a disputed item ("adjudicate"). Never changed."""
 
     id: int
     """Dense, in the order of commits."""
@@ -110,7 +141,7 @@ class Judgement:
     item: int
     user: int
     guideline: int
-    action: Literal["rank", "skip", "undo"]
+    action: Literal["rank", "rate", "edit", "skip", "undo", "adjudicate"]
     ranking: Mapping[int, int] | None
     strength: float | None
     all_bad: bool
@@ -125,12 +156,16 @@ class Judgement:
     created: float
     shown: tuple[int, ...]
     """Response ids in the order the annotator saw them."""
+    ratings: Mapping[int, Mapping[str, int]] | None = None
+    correction: str | None = None
+    flag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which judgements. Empty tuples mean all."""
 
+    projects: tuple[int, ...] = ()
     items: tuple[int, ...] = ()
     users: tuple[int, ...] = ()
     user_kinds: tuple[UserKind, ...] = ()

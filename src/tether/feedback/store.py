@@ -5,8 +5,8 @@ Hence, whatever the number of processes and wherever one is killed: an item's an
 overlap, nobody gets an item twice, an answer whose submit returned is there, and one sent twice is stored once.
 
 Its parts: `schema.py` and `migrations/` (tables), `connect.py` (opening, locking), `facts.py` (adding),
-`work.py` (claim, submit, undo), `queries.py` and `export.py` (reading), `records.py` (what goes in and out).
-Left out in this version: projects, gold items, adjudication, databases other than SQLite.
+`work.py` (claim, submit, undo), `queries.py` and `export.py` (reading), `records.py` (what goes in and out),
+`projects.py` and `accounts.py` (what is asked of whom, who may come in).
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from tether.feedback import facts, queries, work
+from tether.feedback import accounts, facts, projects, queries, work
+from tether.feedback.accounts import Event, User
 from tether.feedback.connect import connect, reading, writing
 from tether.feedback.export import Export, export
+from tether.feedback.projects import Guideline, Project, Settings
 from tether.feedback.records import (
     Answer,
     Assignment,
+    ItemKind,
     Judgement,
     NewItem,
     NewPrompt,
     NewResponse,
+    ProjectState,
     Query,
     UserKind,
     VotedPair,
@@ -66,15 +71,121 @@ class Store:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def now(self) -> float:
+        """The store's clock, in seconds since 1970."""
+        return self._clock()
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of the store."""
+        return reading(self._engine)
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that holds the write lock from the start. Read the clock within it."""
+        return writing(self._engine)
+
     def add_user(self, name: str, kind: UserKind = "human") -> int:
         """The id of the user of this name, added when new. InputError when the name is taken by another kind."""
         with writing(self._engine) as db:
             return facts.add_user(db, name, kind, self._clock())
 
-    def add_guideline(self, text: str) -> int:
-        """The version number of this text: a new one unless the very same text has one already."""
+    def user(self, user: int) -> User:
+        """The user of this id, or Missing."""
+        with reading(self._engine) as db:
+            return accounts.one_user(db, user)
+
+    def users(self) -> list[User]:
+        """Every user, by id."""
+        with reading(self._engine) as db:
+            return accounts.all_users(db)
+
+    def change_user(self, user: int, *, active: bool | None = None, settings: dict[str, Any] | None = None) -> None:
+        """Lets a user in or not, or keeps what the app remembers for them. Missing: no such user."""
         with writing(self._engine) as db:
+            accounts.change_user(db, user, active, settings)
+
+    def forget_user(self, user: int) -> None:
+        """Removes what tells who a user is, and their own words; their choices stay. Missing: no such user."""
+        with writing(self._engine) as db:
+            accounts.forget_user(db, user, self._clock())
+
+    def record(self, user: int | None, action: str, /, **about: Any) -> None:
+        """Adds a line to the audit log."""
+        with writing(self._engine) as db:
+            accounts.record(db, user, action, self._clock(), **about)
+
+    def audit(self, limit: int = 100, before: int | None = None) -> list[Event]:
+        """Lines of the audit log, the newest first; `before` is the id to go on from."""
+        with reading(self._engine) as db:
+            return accounts.events(db, limit, before)
+
+    def add_project(self, name: str, kind: ItemKind = "pair", settings: Settings | None = None) -> int:
+        """The id of the project of this name, made when new. InputError: a bad name, or one taken by another kind."""
+        with writing(self._engine) as db:
+            return projects.add_project(db, name, kind, settings or Settings(), self._clock())
+
+    def project(self, project: int) -> Project:
+        """The project of this id, or Missing."""
+        with reading(self._engine) as db:
+            return projects.one_project(db, project)
+
+    def projects(self) -> list[Project]:
+        """Every project by id; "default" only once something was asked in it."""
+        with reading(self._engine) as db:
+            return projects.all_projects(db)
+
+    def projects_of(self, user: int) -> list[Project]:
+        """The projects a user is a member of."""
+        with reading(self._engine) as db:
+            return projects.projects_of(db, user)
+
+    def change_project(
+        self, project: int, *, settings: Settings | None = None, state: ProjectState | None = None
+    ) -> None:
+        """New settings, a new state, or both. Missing: no such project."""
+        with writing(self._engine) as db:
+            projects.change_project(db, project, settings, state)
+
+    def add_guideline(self, text: str, project: int | None = None) -> int:
+        """The id of this text: a new one unless the very same text has one already. Puts it in force in `project`."""
+        with writing(self._engine) as db:
+            if project is not None:
+                return projects.add_version(db, project, text, self._clock())
             return facts.add_guideline(db, text, self._clock())
+
+    def guidelines(self, project: int) -> list[Guideline]:
+        """The project's guidelines, the oldest first; the last is in force."""
+        with reading(self._engine) as db:
+            return projects.versions(db, project)
+
+    def acknowledge(self, user: int, project: int, guideline: int) -> None:
+        """Notes that the user has read the guideline in force. InputError: another is."""
+        with writing(self._engine) as db:
+            projects.acknowledge(db, user, project, guideline, self._clock())
+
+    def has_acknowledged(self, user: int, project: int) -> bool:
+        """Whether the user has read the guideline in force; True where there is none."""
+        with reading(self._engine) as db:
+            return projects.has_acknowledged(db, user, project)
+
+    def add_member(self, project: int, user: int) -> None:
+        """Lets the user work on the project. Missing: no such project."""
+        with writing(self._engine) as db:
+            projects.add_member(db, project, user, self._clock())
+
+    def remove_member(self, project: int, user: int) -> None:
+        """Ends that; what they said stays."""
+        with writing(self._engine) as db:
+            projects.remove_member(db, project, user)
+
+    def is_member(self, project: int, user: int) -> bool:
+        """Whether the user works on the project."""
+        with reading(self._engine) as db:
+            return projects.is_member(db, project, user)
+
+    def members(self, project: int) -> list[User]:
+        """The users who work on the project."""
+        with reading(self._engine) as db:
+            return accounts.all_users(db, project)
 
     def add_prompts(self, new: Iterable[NewPrompt]) -> list[int]:
         """Ids of these prompts, in order; those already there are not added again."""

@@ -1,0 +1,292 @@
+"""Who may come in: users, passwords (argon2id), invite links, sessions; and the audit log.
+
+Tokens are 32 random bytes and never stored, only their SHA-256: whoever reads the database cannot come in with it.
+A sign-in makes a new session; a changed password ends all others. Failed sign-ins are counted in the audit log, by name
+and by address, so that guessing is slowed whatever process answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+
+from tether.errors import InputError
+from tether.feedback.facts import add_user, next_id
+from tether.feedback.projects import add_member
+from tether.feedback.records import Missing, UserKind
+from tether.feedback.schema import AnyRow, audit, invites, judgements, members, sessions, users
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+    from tether.feedback.store import Store
+
+DAY = 86_400.0
+SESSION = 14 * DAY
+TRIES = 8
+"""Failed sign-ins of a name from one address within `WINDOW` before they have to wait.
+
+From all addresses together five times as many, of all names from one address ten times as many.
+"""
+WINDOW = 900.0
+_SHORTEST, _LONGEST = 10, 1000
+_WRONG = "name or password is wrong"
+
+
+class TooMany(InputError):
+    """Too many failed sign-ins; wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account: a person, an AI judge or a simulated annotator."""
+
+    id: int
+    name: str
+    kind: UserKind
+    admin: bool
+    active: bool
+    settings: dict[str, Any]
+    """What the app remembers for them."""
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the audit log."""
+
+    id: int
+    user: int | None
+    action: str
+    about: dict[str, Any]
+    created: float
+
+
+class Accounts:
+    """Accounts of a store. Safe to use from several threads and processes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._hasher = _hasher()
+        self._nobody = self._hasher.hash(
+            secrets.token_hex()
+        )  # so that an unknown name takes as long as a wrong password
+
+    def has_admin(self) -> bool:
+        """Whether somebody can administer the store."""
+        query = select(func.count()).where(users.c.admin, users.c.active, users.c.password.is_not(None))
+        with self._store.reading() as db:
+            return bool(db.execute(query).scalar_one())
+
+    def invite(self, *, admin: bool = False, project: int | None = None, lifetime: float = 7 * DAY) -> str:
+        """A token by which one person can make an account, as an admin or as a member of a project."""
+        token = secrets.token_urlsafe(32)
+        with self._store.writing() as db:
+            now = self._store.now()
+            row = {"key": _key(token), "admin": admin, "project_id": project, "used_by": None}
+            db.execute(insert(invites), row | {"created": now, "expires": now + lifetime})
+        return token
+
+    def check_invite(self, token: str) -> None:
+        """Missing unless the invite is good."""
+        with self._store.reading() as db:
+            _open_invite(db, token, self._store.now())
+
+    def accept(self, token: str, name: str, password: str) -> int:
+        """Makes the invited account and returns its id. Missing: the invite is unknown, used or too old.
+
+        InputError: the name is taken or empty, the password too short or too long.
+        """
+        name = name.strip()
+        hashed = self._hash(password)
+        with self._store.writing() as db:
+            now = self._store.now()
+            row = _open_invite(db, token, now)
+            if db.execute(select(users.c.id).where(func.lower(users.c.name) == name.lower())).first() is not None:
+                raise InputError(f"the name {name!r} is taken; choose another")
+            user = add_user(db, name, "human", now)
+            db.execute(update(users).where(users.c.id == user).values(password=hashed, admin=row.admin))
+            db.execute(update(invites).where(invites.c.key == row.key).values(used_by=user))
+            if row.project_id is not None:
+                add_member(db, row.project_id, user, now)
+            record(db, user, "account_made", now, admin=bool(row.admin), project=row.project_id)
+        return user
+
+    def sign_in(self, name: str, password: str, address: str = "") -> str:
+        """A new session's token. InputError: name or password wrong (it does not say which); TooMany: wait."""
+        name = name.strip()[:200]
+        with self._store.reading() as db:
+            now = self._store.now()
+            _slow_down(db, name, address, now)
+            row = db.execute(select(users.c.id, users.c.password, users.c.active).where(users.c.name == name)).first()
+        known = row is not None and row.password is not None and row.active
+        fits = self._fits(str(row.password) if known and row is not None else self._nobody, password)
+        with self._store.writing() as db:
+            now = self._store.now()
+            _slow_down(db, name, address, now)  # again: many guesses at once are no way round it
+            if row is None or not known or not fits:
+                record(db, None, "sign_in_failed", now, name=name.lower(), address=address)
+                token = None
+            else:
+                record(db, row.id, "signed_in", now, address=address)
+                token = _open_session(db, row.id, now)
+        if token is None:
+            raise InputError(_WRONG)
+        return token
+
+    def token_for(self, user: int, lifetime: float = 365 * DAY) -> str:
+        """A token by which a program works as this user."""
+        with self._store.writing() as db:
+            return _open_session(db, _row_of(db, user).id, self._store.now(), lifetime)
+
+    def who(self, token: str) -> User | None:
+        """The active user of a session; None when it is unknown, ended or too old."""
+        query = (
+            select(users)
+            .join_from(sessions, users)
+            .where(sessions.c.key == _key(token), sessions.c.expires > self._store.now(), users.c.active)
+        )
+        with self._store.reading() as db:
+            row = db.execute(query).first()
+        return None if row is None else _user(row)
+
+    def sign_out(self, token: str) -> None:
+        """Ends the session."""
+        with self._store.writing() as db:
+            db.execute(delete(sessions).where(sessions.c.key == _key(token)))
+
+    def change_password(self, user: int, old: str, new: str, keep: str = "") -> None:
+        """Sets a new password and ends all sessions but that of token `keep`. InputError: the old one is wrong."""
+        hashed = self._hash(new)
+        with self._store.reading() as db:
+            before = _row_of(db, user).password
+        if not self._fits(before or self._nobody, old) or before is None:
+            raise InputError("the present password is wrong")
+        with self._store.writing() as db:
+            db.execute(update(users).where(users.c.id == user).values(password=hashed))
+            db.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.key != _key(keep)))
+            record(db, user, "password_changed", self._store.now())
+
+    def _hash(self, password: str) -> str:
+        if not _SHORTEST <= len(password) <= _LONGEST:
+            raise InputError(f"the password must have {_SHORTEST} to {_LONGEST} characters")
+        return self._hasher.hash(password)
+
+    def _fits(self, hashed: str, password: str) -> bool:
+        from argon2.exceptions import VerifyMismatchError
+
+        try:
+            return self._hasher.verify(hashed, password[: _LONGEST + 1])
+        except VerifyMismatchError:
+            return False
+
+
+def record(db: Connection, user: int | None, action: str, now: float, /, **about: Any) -> None:
+    """Adds a line to the audit log."""
+    row = {"id": next_id(db, audit), "user_id": user, "action": action, "about": about or None, "created": now}
+    db.execute(insert(audit), row)
+
+
+def events(db: Connection, limit: int, before: int | None = None) -> list[Event]:
+    """Lines of the audit log, the newest first."""
+    query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(audit.c.id < before)
+    return [Event(row.id, row.user_id, row.action, row.about or {}, row.created) for row in db.execute(query)]
+
+
+def one_user(db: Connection, user: int) -> User:
+    """The user of this id, or Missing."""
+    return _user(_row_of(db, user))
+
+
+def all_users(db: Connection, project: int | None = None) -> list[User]:
+    """Users by id; those who work on a project when one is given."""
+    query = select(users).order_by(users.c.id)
+    if project is not None:
+        query = query.join_from(users, members).where(members.c.project_id == project)
+    return [_user(row) for row in db.execute(query)]
+
+
+def change_user(db: Connection, user: int, active: bool | None, settings: dict[str, Any] | None) -> None:
+    """Lets a user in or not (which ends their sessions), or keeps new settings."""
+    new: dict[str, Any] = {} if active is None else {"active": active}
+    new |= {} if settings is None else {"settings": settings}
+    if new:
+        db.execute(update(users).where(users.c.id == _row_of(db, user).id).values(new))
+    if active is False:
+        db.execute(delete(sessions).where(sessions.c.user_id == user))
+
+
+def forget_user(db: Connection, user: int, now: float) -> None:
+    """Removes what tells who somebody is: name, password, settings, sessions, and what they wrote in their own words.
+
+    Their choices stay, under the name "deleted-ID", so that counts and agreement stay right.
+    """
+    before = _row_of(db, user).name
+    gone = {"name": f"deleted-{user}", "password": None, "settings": None, "active": False, "admin": False}
+    db.execute(update(users).where(users.c.id == user).values(gone))
+    db.execute(delete(sessions).where(sessions.c.user_id == user))
+    db.execute(delete(members).where(members.c.user_id == user))
+    db.execute(update(judgements).where(judgements.c.user_id == user).values(rationale=None, flag=None))
+    tried = (audit.c.action == "sign_in_failed") & (audit.c.about["name"].as_string() == before.lower())
+    db.execute(update(audit).where((audit.c.user_id == user) | tried).values(about=None))
+    record(db, None, "user_forgotten", now, user=user)
+
+
+def _hasher() -> PasswordHasher:
+    from argon2 import PasswordHasher
+
+    return PasswordHasher()
+
+
+def _key(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _open_session(db: Connection, user: int, now: float, lifetime: float = SESSION) -> str:
+    db.execute(delete(sessions).where(sessions.c.expires <= now))
+    token = secrets.token_urlsafe(32)
+    db.execute(insert(sessions), {"key": _key(token), "user_id": user, "created": now, "expires": now + lifetime})
+    return token
+
+
+def _open_invite(db: Connection, token: str, now: float) -> AnyRow:
+    query = select(invites).where(invites.c.key == _key(token), invites.c.used_by.is_(None), invites.c.expires > now)
+    row = db.execute(query).first()
+    if row is None:
+        raise Missing("this invitation is unknown, used or too old; ask for a new one")
+    return row
+
+
+def _slow_down(db: Connection, name: str, address: str, now: float) -> None:
+    """TooMany when a name or an address has failed too often of late."""
+    said = (audit.c.about["name"].as_string(), audit.c.about["address"].as_string())
+    query = select(*(part.label(label) for part, label in zip(said, ("name", "address"), strict=True))).where(
+        audit.c.action == "sign_in_failed",
+        audit.c.created > now - WINDOW,
+        or_(said[0] == name.lower(), said[1] == address),
+    )
+    failed = db.execute(query).all()
+    of_name = [row for row in failed if row.name == name.lower()]
+    of_address = [row for row in failed if row.address == address]
+    both = sum(row.address == address for row in of_name)
+    if both >= TRIES or len(of_name) >= 5 * TRIES or len(of_address) >= 10 * TRIES:
+        raise TooMany(f"too many failed sign-ins; wait {WINDOW / 60:.0f} minutes")
+
+
+def _row_of(db: Connection, user: int) -> AnyRow:
+    row = db.execute(select(users).where(users.c.id == user)).first()
+    if row is None:
+        raise Missing(f"user {user}: there is no user with this id")
+    return row
+
+
+def _user(row: AnyRow) -> User:
+    return User(
+        row.id, row.name, cast("UserKind", row.kind), row.admin, row.active, dict(row.settings or {}), row.created
+    )
