@@ -20,12 +20,12 @@ BIN = $(VENV)/bin
 DEPS := $(shell { cat pyproject.toml; echo '$(TORCH)'; } | cksum | cut -d' ' -f1)
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: quickstart test lint docs clean chromium
+.PHONY: quickstart test lint docs clean chromium postgresql
 
 quickstart: $(VENV)/.demo-$(DEPS)
 	$(BIN)/tether run recipes/quickstart.toml
 
-test: $(VENV)/.dev-$(DEPS) chromium
+test: $(VENV)/.dev-$(DEPS) chromium postgresql
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-$(DEPS)
@@ -58,10 +58,16 @@ $(VENV)/.dev-$(DEPS): $(VENV)/.torch-$(DEPS)
 	@$(PIP) --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo-$(DEPS)
 
-# The report is opened in a real browser. Without one, and without the means to install it, those tests are skipped.
+# Pages are opened in a real browser, and the preference store runs on a real PostgreSQL. Without one of them, and
+# without the means to install it, its tests are skipped.
+apt = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { \
+	apt-get install -qq -y $1 >/dev/null 2>&1 || \
+	{ apt-get update -qq && apt-get install -qq -y $1; } >/dev/null 2>&1; }
+
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  { apt-get install -qq -y chromium >/dev/null 2>&1 || \
-	    { apt-get update -qq && apt-get install -qq -y chromium; } >/dev/null 2>&1; }; } || \
-	echo "no chromium here: the browser tests will be skipped"
+	{ $(call apt,chromium); } || echo "no chromium here: the browser tests will be skipped"
+
+postgresql:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ $(call apt,postgresql); } || echo "no PostgreSQL here: the tests that need it will be skipped"
