@@ -1,0 +1,1 @@
+"""The annotation app: pages for people, a JSON API for programs, over one preference store."""
