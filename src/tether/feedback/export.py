@@ -49,16 +49,29 @@ def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
             of_item[judgement.item].append(judgement)
     names = {row.id: row.name for row in db.execute(select(users.c.id, users.c.name))}
     rows = []
-    for item, its_responses in _items(db, sorted(of_item)):
+    for item, its_responses in items_of(db, sorted(of_item)):
         rows += list(_rows(item, its_responses, of_item[item.id], names, how))
     return rows
 
 
-def _items(db: Connection, wanted: Sequence[int]) -> Iterator[tuple[AnyRow, list[AnyRow]]]:
+def split_of(prompt_key: str, held_out: float) -> str:
+    """`test` for a share `held_out` of the prompts, else `train`: a function of the prompt's content hash.
+
+    >>> split_of("8" + "0" * 63, 0.6), split_of("8" + "0" * 63, 0.5)
+    ('test', 'train')
+    """
+    return "test" if int(prompt_key[:13], 16) < held_out * 16**13 else "train"
+
+
+def pseudonym(name: str, salt: str) -> str:
+    """A hash in place of an annotator's name; whoever does not know the salt cannot check a guess."""
+    return hashlib.sha256(f"{salt}\0{name}".encode()).hexdigest()[:16]
+
+
+def items_of(db: Connection, wanted: Sequence[int]) -> Iterator[tuple[AnyRow, list[AnyRow]]]:
     """Items by id, each with its prompt, and its responses in order."""
     query = select(
-        items.c.id,
-        items.c.key,
+        *(items.c[name] for name in ("id", "key", "kind", "project_id", "gold")),
         prompts.c.key.label("prompt_key"),
         *(prompts.c[name] for name in ("text", "messages", "token_ids", "meta")),
     ).join_from(items, prompts)
@@ -93,17 +106,16 @@ def _row(
     how: Export,
 ) -> dict[str, Any]:
     versions = sorted({j.guideline for j in votes})
-    hidden = [hashlib.sha256(f"{how.salt}\0{names[j.user]}".encode()).hexdigest()[:16] for j in votes]
     row: dict[str, Any] = {
         "prompt": item.messages or item.text,
-        "chosen": _said(item, chosen),
-        "rejected": _said(item, rejected),
+        "chosen": said(item, chosen),
+        "rejected": said(item, rejected),
         "margin": margin_of(how.margin)(counts),
         "margin_kind": how.margin,
         "votes": {"chosen": counts.wins, "rejected": counts.losses, "ties": counts.ties},
-        "annotators": hidden,
+        "annotators": [pseudonym(names[j.user], how.salt) for j in votes],
         "guideline": versions[0] if len(versions) == 1 else versions,
-        "split": "test" if int(item.prompt_key[:13], 16) < how.held_out * 16**13 else "train",
+        "split": split_of(item.prompt_key, how.held_out),
         "checkpoints": {"chosen": chosen.checkpoint, "rejected": rejected.checkpoint},
         "ended": {"chosen": chosen.ended, "rejected": rejected.ended},
         "ids": {
@@ -119,6 +131,6 @@ def _row(
     return row | ({"token_ids": tokens} if all(tokens.values()) else {})
 
 
-def _said(item: AnyRow, response: AnyRow) -> Any:
+def said(item: AnyRow, response: AnyRow) -> Any:
     """Text for a text prompt; for a conversation, the turn that continues it."""
     return [{"role": "assistant", "content": response.text}] if item.messages else response.text
