@@ -223,9 +223,9 @@ def test_a_bad_answer_among_many_stores_none(store):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"ranking": None}, "either a ranking or a reason"),
-        ({"skip": "no"}, "either a ranking or a reason"),
-        ({"ranking": None, "skip": ""}, "either a ranking or a reason"),
+        ({"ranking": None}, "either an answer .* or a reason"),
+        ({"skip": "no"}, "either an answer .* or a reason"),
+        ({"ranking": None, "skip": ""}, "either an answer .* or a reason"),
         ({"ranking": None, "skip": "x", "strength": 1.0}, "a skip has no strength"),
         ({"ranking": {1: 0}}, "two or more responses"),
         ({"ranking": {1: 0, 2: -1}}, "ranks 0, 1, 2"),
@@ -289,8 +289,9 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path):
         (other, "is not a preference store"),
         (newer, "newer Tether"),
         (tmp_path / "missing" / "a.db", "does not exist"),
-        ("postgresql://me:secret@host/db", "SQLite file"),
-        ("sqlite://", "SQLite file"),
+        ("postgresql://me:secret@127.0.0.1:1/db", "cannot be used as a preference store"),
+        ("sqlite://", "cannot be kept there"),
+        ("mysql://me:secret@host/db", "cannot be kept there"),
         ("not a url://", "not a database address"),
     ]:
         with pytest.raises(InputError, match=message) as caught:

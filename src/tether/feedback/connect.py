@@ -1,7 +1,7 @@
 """Opening the database of a store: an SQLite file or a PostgreSQL server; locks before reads; migrations.
 
-Whoever writes holds the one write lock of the store: SQLite's own (`BEGIN IMMEDIATE`), or an advisory lock in PostgreSQL.
-So both promise the same, and ids are given out in the order of commits.
+Whoever writes holds the one write lock of the store: SQLite's own (`BEGIN IMMEDIATE`), or an advisory lock of
+PostgreSQL. So both promise the same, and ids are given out in the order of commits.
 """
 
 from __future__ import annotations

@@ -13,10 +13,14 @@ from typing import Any, get_args
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, insert, select, update
 
 from tether.errors import InputError
-from tether.feedback.records import NewItem, NewPrompt, NewResponse, UserKind
-from tether.feedback.schema import AnyRow, guidelines, item_responses, items, prompts, responses, users
+from tether.feedback.records import ItemKind, NewItem, NewPrompt, NewResponse, UserKind
+from tether.feedback.schema import AnyRow, guidelines, item_responses, items, projects, prompts, responses, users
 
 _CHUNK = 500  # values of one IN list
+_EVERYBODY = 1_000_000  # the overlap of a gold item
+
+_SIZES = {"pair": (2, 2), "ranking": (2, 9), "rating": (1, 9), "edit": (1, 1)}
+"""Kind of item → the fewest and the most responses."""
 
 _RAISE_OVERLAP = (
     update(items)
@@ -80,12 +84,19 @@ def add_responses(db: Connection, new: Sequence[NewResponse]) -> list[int]:
 
 
 def add_items(db: Connection, new: Sequence[NewItem]) -> list[int]:
-    """Ids of these items, in order. InputError: fewer than two responses, one twice, unknown, or of several prompts."""
+    """Ids of these items, in order.
+
+    InputError: no such project, or responses that are unknown, repeated, of several prompts, or too few or many for the
+    kind; a gold ranking that is none, or differs from the one the item was added with.
+    """
     query = select(responses.c.id, responses.c.key, responses.c.prompt_id)
     facts = {row.id: row for row in find(db, query, responses.c.id, {r for item in new for r in item.responses})}
-    rows = [_item_row(facts, item) for item in new]
+    named = find(db, select(projects.c.id, projects.c.name), projects.c.id, {item.project for item in new})
+    names = {row.id: row.name for row in named}
+    rows = [_item_row(facts, names, item) for item in new]
     first_new = next_id(db, items)
     ids = _add(db, items, rows)
+    _check_gold_is_kept(db, ids, rows)
     places = {i: item.responses for i, item in reversed(list(zip(ids, new, strict=True))) if i >= first_new}
     links = [
         {"item_id": i, "position": position, "response_id": response}
@@ -97,6 +108,12 @@ def add_items(db: Connection, new: Sequence[NewItem]) -> list[int]:
     if new:
         db.execute(_RAISE_OVERLAP, [{"the_item": i, "wanted": n.overlap} for i, n in zip(ids, new, strict=True)])
     return ids
+
+
+def check_ranking(where: str, ranking: Mapping[int, int]) -> None:
+    """InputError unless these are ranks, 0 the best, of two or more responses."""
+    if len(ranking) < 2 or any(type(rank) is not int or rank < 0 for rank in ranking.values()):
+        raise InputError(f"{where}: the ranking needs two or more responses, with ranks 0, 1, 2 …")
 
 
 def _prompts_of(new: Sequence[NewResponse]) -> set[int]:
@@ -147,20 +164,58 @@ def _response_row(prompt_keys: Mapping[int, str], response: NewResponse) -> dict
     }
 
 
-def _item_row(facts: Mapping[int, AnyRow], item: NewItem) -> dict[str, Any]:
+def _item_row(facts: Mapping[int, AnyRow], project_names: Mapping[int, str], item: NewItem) -> dict[str, Any]:
+    where = f"item of responses {list(item.responses)}"
+    if item.project not in project_names:
+        raise InputError(f"{where}: there is no project {item.project}")
     if missing := [r for r in item.responses if r not in facts]:
-        raise InputError(f"item of responses {list(item.responses)}: there is no response {missing[0]}")
-    if len(set(item.responses)) != len(item.responses) or len(item.responses) < 2:
-        raise InputError(f"item of responses {list(item.responses)}: give two or more different responses")
+        raise InputError(f"{where}: there is no response {missing[0]}")
+    kind = _kind(item, where)
     if len({facts[r].prompt_id for r in item.responses}) > 1:
-        raise InputError(f"item of responses {list(item.responses)}: they answer different prompts")
+        raise InputError(f"{where}: they answer different prompts")
     if item.overlap < 1:
-        raise InputError(f"item of responses {list(item.responses)}: overlap {item.overlap} must be at least 1")
-    kind = "pair" if len(item.responses) == 2 else "ranking"
+        raise InputError(f"{where}: overlap {item.overlap} must be at least 1")
+    # Items of "default" are hashed as they were before there were projects.
+    of_project = () if item.project == 1 else (project_names[item.project],)
     return {
-        "key": content_key(kind, sorted(facts[r].key for r in item.responses)),
+        "key": content_key(kind, sorted(facts[r].key for r in item.responses), *of_project),
         "kind": kind,
         "prompt_id": facts[item.responses[0]].prompt_id,
-        "overlap": item.overlap,
+        "overlap": item.overlap if item.gold is None else _EVERYBODY,
         "done": 0,
+        "project_id": item.project,
+        "gold": None if item.gold is None else _gold(item, kind, where),
+        "selection": None if item.selection is None else dict(item.selection),
     }
+
+
+def _kind(item: NewItem, where: str) -> ItemKind:
+    num = len(item.responses)
+    if len(set(item.responses)) != num or (item.kind is None and num < 2):
+        raise InputError(f"{where}: give two or more different responses")
+    kind = item.kind or ("pair" if num == 2 else "ranking")
+    if kind not in _SIZES:
+        raise InputError(f"{where}: kind {kind!r} is none of {', '.join(_SIZES)}")
+    fewest, most = _SIZES[kind]
+    if not fewest <= num <= most:
+        wanted = str(most) if fewest == most else f"{fewest} to {most}"
+        raise InputError(f"{where}: {num} responses; kind {kind} takes {wanted}")
+    return kind
+
+
+def _gold(item: NewItem, kind: ItemKind, where: str) -> dict[str, int]:
+    gold = item.gold or {}
+    if kind not in ("pair", "ranking"):
+        raise InputError(f"{where}: only a pair or a ranking can be gold, not kind {kind}")
+    check_ranking(f"{where}: gold", gold)
+    if strange := set(gold) - set(item.responses):
+        raise InputError(f"{where}: gold ranks response {min(strange)}, which is none of them")
+    return {str(response): gold[response] for response in sorted(gold)}
+
+
+def _check_gold_is_kept(db: Connection, ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Whoever answered has been told nothing, so what is gold can neither become ordinary nor the other way round."""
+    stored = {row.id: row.gold for row in find(db, select(items.c.id, items.c.gold), items.c.id, ids)}
+    for i, row in zip(ids, rows, strict=True):
+        if stored[i] != row["gold"]:
+            raise InputError(f"item {i}: is there already, with gold {stored[i]}; it cannot become {row['gold']}")

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
 
 from tether.feedback.facts import find
 from tether.feedback.records import Judgement, Query, VotedPair
-from tether.feedback.schema import AnyRow, assignments, item_responses, judgements, prompts, responses, users
+from tether.feedback.schema import AnyRow, assignments, item_responses, items, judgements, prompts, responses, users
 
 _SAID = select(responses.c.id, responses.c.text, prompts.c.text.label("prompt")).join_from(responses, prompts)
 _ALL = select(judgements, assignments.c.shown).join_from(judgements, assignments)
@@ -21,10 +21,10 @@ def last_judgement(db: Connection) -> int:
 
 
 def in_force(db: Connection, query: Query) -> list[Judgement]:
-    """The judgements of `query` that nothing up to `query.until` replaced or took back, by id."""
+    """The answers (skips too) of `query` that nothing up to `query.until` replaced or took back, by id."""
     later = judgements.alias("later")
     replaced: ColumnElement[bool] = later.c.supersedes == judgements.c.id
-    chosen = _ALL.where(judgements.c.action != "undo")
+    chosen = _ALL.where(judgements.c.action.not_in(("undo", "adjudicate")))
     if query.until is not None:
         chosen = chosen.where(judgements.c.id <= query.until)
         replaced &= later.c.id <= query.until
@@ -71,6 +71,8 @@ def _filtered(chosen: Select[Any], query: Query) -> Select[Any]:
     ):
         if values:
             chosen = chosen.where(column.in_(values))
+    if query.projects:
+        chosen = chosen.join(items, items.c.id == judgements.c.item_id).where(items.c.project_id.in_(query.projects))
     if query.user_kinds:
         chosen = chosen.join(users, users.c.id == judgements.c.user_id).where(users.c.kind.in_(query.user_kinds))
     if query.checkpoints:
@@ -101,4 +103,7 @@ def _judgement(row: AnyRow) -> Judgement:
         supersedes=row.supersedes,
         created=row.created,
         shown=tuple(row.shown),
+        ratings=None if row.ratings is None else {int(key): values for key, values in row.ratings.items()},
+        correction=row.correction,
+        flag=row.flag,
     )

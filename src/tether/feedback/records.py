@@ -57,10 +57,10 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A question to annotators about responses to one prompt. Its identity is its project, kind and set of responses."""
+    """A question to annotators about responses to a prompt. Its identity is its project, kind and set of responses."""
 
     responses: Sequence[int]
-    """Ids of different responses to one prompt: two of a pair, two to nine of a ranking, one or more to rate, one to edit."""
+    """Ids of different responses to one prompt: two of a pair, 2 to 9 of a ranking, 1 to 9 to rate, one to edit."""
     overlap: int = 3
     """How many annotators answer it. Adding the item again with a larger number raises it."""
     kind: ItemKind | None = None

@@ -5,8 +5,8 @@ Hence, whatever the number of processes and wherever one is killed: an item's an
 overlap, nobody gets an item twice, an answer whose submit returned is there, and one sent twice is stored once.
 
 Its parts: `schema.py` and `migrations/` (tables), `connect.py` (opening, locking), `facts.py` (adding),
-`work.py` (claim, submit, undo), `queries.py` and `export.py` (reading), `records.py` (what goes in and out),
-`projects.py` and `accounts.py` (what is asked of whom, who may come in).
+`claims.py` (handing out), `forms.py` and `work.py` (answers), `queries.py` and `export.py` (reading), `records.py`
+(what goes in and out), `projects.py` and `accounts.py` (what is asked of whom, who may come in).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 
-from tether.feedback import accounts, facts, projects, queries, work
+from tether.feedback import accounts, claims, facts, projects, queries, work
 from tether.feedback.accounts import Event, User
 from tether.feedback.connect import connect, reading, writing
 from tether.feedback.export import Export, export
@@ -39,26 +39,26 @@ from tether.feedback.records import (
     VotedPair,
 )
 
-LEASE = 1800.0
-"""Seconds an annotator has for an item before somebody else may get it."""
-
 EVERYTHING = Query()
 """All judgements in force."""
 
 
 class Store:
-    """One preference database. Safe to use from several threads and processes at once."""
+    """One preference database. Safe to use from several threads and processes at once.
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time, lease: float = LEASE) -> None:
+    `lease`, in seconds, is how long a place is held; None: as long as each project says.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time, lease: float | None = None) -> None:
         self._engine = engine
         self._clock = clock
         self._lease = lease
 
     @classmethod
     def open(
-        cls, where: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, lease: float = LEASE
+        cls, where: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, lease: float | None = None
     ) -> Store:
-        """The store in an SQLite file, made or migrated when need be. InputError when the file can't be one."""
+        """The store in an SQLite file or a PostgreSQL database, made or migrated when need be; else InputError."""
         return cls(connect(where), clock, lease)
 
     def close(self) -> None:
@@ -200,25 +200,44 @@ class Store:
     def add_items(self, new: Iterable[NewItem]) -> list[int]:
         """Ids of these items, in order; those already there are not added again, but their overlap may rise.
 
-        InputError: fewer than two responses, the same one twice, unknown ones, or answers to different prompts.
+        InputError: too few or many responses for the kind, the same one twice, unknown ones, answers to different
+        prompts, an unknown project, or a gold ranking that is none or was another before.
         """
         with writing(self._engine) as db:
             return facts.add_items(db, list(new))
 
-    def claim(self, user: int, now: float | None = None) -> Assignment | None:
-        """The next item for this user, held for them until the lease ends; None when there is nothing to do.
+    def claim(self, user: int, project: int = 1, *, now: float | None = None) -> Assignment | None:
+        """The next item of the project for this user, held until the lease ends; None when there is nothing to do.
 
-        A user who holds one already gets the same again, its lease renewed. InputError: unknown user.
+        A user who holds one already gets the same again, its lease renewed. Missing: unknown user or project.
         """
-        return next(iter(self.claim_many(user, 1, now=now)), None)
+        return next(iter(self.claim_many(user, 1, project=project, now=now)), None)
 
     def claim_many(
-        self, user: int, limit: int, *, among: Sequence[int] | None = None, now: float | None = None
+        self,
+        user: int,
+        limit: int,
+        *,
+        project: int = 1,
+        among: Sequence[int] | None = None,
+        now: float | None = None,
     ) -> list[Assignment]:
         """Up to `limit` items at once: those held first, then new ones by id; `among` restricts to some item ids."""
         with writing(self._engine) as db:
-            now = self._clock() if now is None else now
-            return work.claim(db, user, limit, among, now, now + self._lease)
+            return claims.claim(db, user, limit, project, among, self._at(now), self._lease)
+
+    def held(self, user: int, assignment: int) -> Assignment:
+        """An open assignment of this user. Missing: it is not theirs; Conflict: it is answered."""
+        with reading(self._engine) as db:
+            return claims.held(db, user, assignment)
+
+    def heartbeat(self, user: int, assignment: int, *, now: float | None = None) -> float:
+        """Renew the lease of an open assignment of this user; when it ends now, in seconds since 1970.
+
+        Missing: it is not theirs; Conflict: it is answered, or its time ran out and others have its place.
+        """
+        with writing(self._engine) as db:
+            return claims.heartbeat(db, user, assignment, self._at(now), self._lease)
 
     def submit(
         self,
@@ -227,26 +246,36 @@ class Store:
         submit_key: str,
         *,
         guideline: int,
+        by: int | None = None,
         now: float | None = None,
         **more: Any,
     ) -> Judgement:
         """Store one answer; `more` are the other fields of `Answer`. Errors as of `submit_many`."""
-        return self.submit_many([Answer(assignment, submit_key, guideline, ranking, **more)], now=now)[0]
+        return self.submit_many([Answer(assignment, submit_key, guideline, ranking, **more)], by=by, now=now)[0]
 
-    def submit_many(self, answers: Sequence[Answer], *, now: float | None = None) -> list[Judgement]:
+    def submit_many(
+        self, answers: Sequence[Answer], *, by: int | None = None, now: float | None = None
+    ) -> list[Judgement]:
         """Store answers in one transaction: all of them, or none and an InputError. A replayed one returns the first.
 
-        InputError: unknown assignment or guideline, a ranking of other responses than were shown, an assignment
-        already answered (undo it first), or one whose lease ended and whose item others have completed since.
+        Missing: unknown guideline or assignment, or with `by`, a user id, an assignment of anyone else. Conflict: an
+        assignment already answered (undo it first), or one whose lease ended and whose place others have taken since.
+        InputError: an answer that makes no sense, is not what the item asks, or of other responses than were shown.
         """
         with writing(self._engine) as db:
-            return work.submit(db, answers, self._clock() if now is None else now)
+            return work.submit(db, answers, by, self._at(now))
 
-    def undo(self, judgement: int, submit_key: str, *, now: float | None = None) -> Judgement:
-        """Take a judgement back by a new revision; its assignment is open again. InputError unless it is in force."""
+    def undo(self, judgement: int, submit_key: str, *, by: int | None = None, now: float | None = None) -> Judgement:
+        """Take a judgement back by a new revision; its assignment is open again.
+
+        Missing: unknown, or with `by`, a user id, anyone else's. Conflict: it is not in force.
+        """
         with writing(self._engine) as db:
-            now = self._clock() if now is None else now
-            return work.undo(db, judgement, submit_key, now, now + self._lease)
+            return work.undo(db, judgement, submit_key, by, self._at(now), self._lease)
+
+    def _at(self, now: float | None) -> float:
+        """To be asked within a transaction: the clock is read under the lock."""
+        return self._clock() if now is None else now
 
     def judgements(self, query: Query = EVERYTHING) -> list[Judgement]:
         """The judgements in force (skips included), by id."""

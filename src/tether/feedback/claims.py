@@ -1,0 +1,279 @@
+"""Handing out items: who gets which, for how long. All functions want a connection that holds the write lock.
+
+An item's place is taken by an answer (`items.done`) or by the live lease of an open assignment; the two together never
+exceed its overlap. A skip gives its place back, and the item never returns to who skipped it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Integer,
+    ScalarSelect,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from tether.feedback.facts import content_key, find, next_id
+from tether.feedback.projects import Settings, settings_of
+from tether.feedback.records import Assignment, Conflict, Missing, Shown
+from tether.feedback.schema import AnyRow, assignments, item_responses, items, projects, prompts, responses, users
+
+_NEWEST = 2**31 - 1  # above every id
+
+_user: BindParameter[int] = bindparam("user", type_=Integer)
+_project: BindParameter[int] = bindparam("project", type_=Integer)
+_now: BindParameter[float] = bindparam("now")
+_limit: BindParameter[int] = bindparam("limit", type_=Integer)
+
+
+def _others_live() -> ScalarSelect[int]:
+    other = assignments.alias("other")
+    live = (other.c.state == "open") & (other.c.expires > _now) & (other.c.user_id != _user)
+    count = select(func.count()).select_from(other).where(other.c.item_id == items.c.id, live)
+    return count.correlate(items).scalar_subquery()
+
+
+_has_place: ColumnElement[bool] = items.c.done + _others_live() < items.c.overlap
+_mine = assignments.alias("mine")
+_never_had = ~exists().where(_mine.c.item_id == items.c.id, _mine.c.user_id == _user).correlate(items)
+_of_user = (
+    select(assignments.c.item_id)
+    .join_from(assignments, items)
+    .where(assignments.c.user_id == _user, assignments.c.role == "annotate", items.c.project_id == _project)
+)
+_gold_there = exists().where(items.c.project_id == _project, items.c.gold.is_not(None))
+
+_WHO = (
+    select(
+        users.c.name,
+        projects.c.name.label("project"),
+        projects.c.state,
+        projects.c.settings,
+        _of_user.where(items.c.gold.is_(None))
+        .order_by(assignments.c.item_id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("newest"),
+        _gold_there.label("has_gold"),
+    )
+    .join_from(users, projects, projects.c.id == _project, isouter=True)
+    .where(users.c.id == _user)
+)
+_TURNS = _of_user.with_only_columns(
+    func.count().label("asked"),
+    func.coalesce(func.sum(case((assignments.c.state == "done", 1), else_=0)), 0).label("done"),
+)
+_ITEM = (items.c.id.label("item"), items.c.key, items.c.kind, items.c.project_id)
+_HELD = (
+    select(assignments.c.id, assignments.c.shown, *_ITEM)
+    .join_from(assignments, items)
+    .where(assignments.c.user_id == _user, assignments.c.state == "open", items.c.project_id == _project, _has_place)
+    .order_by(items.c.id)
+    .limit(_limit)
+)
+_FRESH = (
+    select(*_ITEM)
+    .where(items.c.project_id == _project, items.c.done < items.c.overlap, items.c.gold.is_(None))
+    .where(items.c.id > bindparam("after"), items.c.id <= bindparam("upto"))
+    .where(_never_had, _has_place)
+    .order_by(items.c.id)
+    .limit(_limit)
+)
+_GOLD = select(*_ITEM).where(items.c.project_id == _project, items.c.gold.is_not(None), _never_had)
+_among = items.c.id.in_(bindparam("among", expanding=True))
+_QUERIES = {False: (_HELD, _FRESH, _GOLD), True: (_HELD.where(_among), _FRESH.where(_among), _GOLD.where(_among))}
+
+_TEXTS = (
+    select(
+        item_responses.c.item_id,
+        responses.c.id,
+        responses.c.key,
+        responses.c.text,
+        prompts.c.text.label("prompt"),
+        prompts.c.messages,
+    )
+    .join_from(item_responses, responses)
+    .join(prompts)
+    .order_by(item_responses.c.position)
+)
+_ONE = (
+    select(assignments, *_ITEM, items.c.overlap, items.c.done, projects.c.settings)
+    .join_from(assignments, items)
+    .join(projects)
+    .where(assignments.c.id == bindparam("the_id"))
+)
+_LIVE_OTHERS = select(_others_live()).where(items.c.id == bindparam("item"))
+_RENEW = update(assignments).where(assignments.c.id == bindparam("the_id")).values(expires=bindparam("until"))
+
+
+def claim(
+    db: Connection, user: int, limit: int, project: int, among: Sequence[int] | None, now: float, lease: float | None
+) -> list[Assignment]:
+    """Up to `limit` items of an open project: those the user holds first, then new ones in order of id.
+
+    `among` restricts to some item ids; `lease` (seconds) overrules the project's. Missing: no such user or project.
+    """
+    who = db.execute(_WHO, {"user": user, "project": project}).first()
+    if who is None or who.project is None:
+        raise Missing(
+            f"user {user}: there is no user with this id" if who is None else f"there is no project {project}"
+        )
+    if who.state != "open":
+        return []
+    given = {"user": user, "project": project, "now": now} | ({} if among is None else {"among": list(among)})
+    settings = settings_of(who.settings)
+    held = db.execute(_QUERIES[among is not None][0], {**given, "limit": limit}).all()
+    fresh = _fresh(db, who, settings, given, limit - len(held), len(held))
+    texts = item_texts(db, [row.item for row in (*held, *fresh)])
+    expires = now + (settings.lease if lease is None else lease)
+    mine = [_assignment(row.id, user, row, texts[row.item], row.shown, expires) for row in held]
+    if held:
+        db.execute(_RENEW, [{"the_id": row.id, "until": expires} for row in held])
+    if fresh:
+        first = next_id(db, assignments)
+        for at, row in enumerate(fresh):
+            order = shuffled(row.key, who.name, texts[row.item])
+            mine.append(_assignment(first + at, user, row, texts[row.item], order, expires))
+        db.execute(insert(assignments), [_assignment_row(a, now) for a in mine[len(held) :]])
+    return mine
+
+
+def held(db: Connection, user: int, assignment: int) -> Assignment:
+    """An open assignment of this user. Missing when it is not theirs, Conflict when it is answered."""
+    row = _own(db, user, assignment)
+    return _assignment(row.id, user, row, item_texts(db, [row.item])[row.item], row.shown, row.expires)
+
+
+def heartbeat(db: Connection, user: int, assignment: int, now: float, lease: float | None) -> float:
+    """Renew the lease of an open assignment; when it ends now. Conflict when others have taken its place since."""
+    row = _own(db, user, assignment)
+    if row.expires <= now:
+        check_place(db, row, now)
+    until = now + lease_of(row, lease)
+    db.execute(_RENEW, {"the_id": assignment, "until": until})
+    return until
+
+
+def lease_of(row: AnyRow, given: float | None) -> float:
+    """Seconds a place is held: what the store was opened with, else what the project of `row` says."""
+    return settings_of(row.settings).lease if given is None else given
+
+
+def live_others(db: Connection, item: int, user: int, now: float) -> int:
+    """How many others hold a place of this item by a lease that has not ended."""
+    return int(db.execute(_LIVE_OTHERS, {"item": item, "user": user, "now": now}).scalar_one())
+
+
+def check_place(db: Connection, row: AnyRow, now: float) -> None:
+    """Conflict when answers and live leases of others leave no place for this assignment, whose lease ended."""
+    if row.done + live_others(db, row.item_id, row.user_id, now) >= row.overlap:
+        raise Conflict(f"assignment {row.id}: its time ran out and others have answered the item since; claim another")
+
+
+def item_texts(db: Connection, wanted: Sequence[int]) -> dict[int, list[AnyRow]]:
+    """Item → its responses, in the order of the item."""
+    texts: dict[int, list[AnyRow]] = {item: [] for item in wanted}
+    for row in find(db, _TEXTS, item_responses.c.item_id, wanted):
+        texts[row.item_id].append(row)
+    return texts
+
+
+def shuffled(item_key: str, name: str, of_item: Sequence[AnyRow]) -> list[int]:
+    """Response ids in an order that is random between annotators, and the same whenever it is drawn again."""
+    return [
+        r.id for r in sorted(of_item, key=lambda r: hashlib.sha256(f"{item_key}\0{name}\0{r.key}".encode()).digest())
+    ]
+
+
+def _fresh(
+    db: Connection, who: AnyRow, settings: Settings, given: Mapping[str, Any], room: int, num_held: int
+) -> list[AnyRow]:
+    """Up to `room` items the user never had, gold ones strewn among them, within the user's quota."""
+    if room <= 0:
+        return []
+    asked = done = 0
+    if settings.quota is not None or who.has_gold:
+        asked, done = db.execute(_TURNS, given).one()
+    if settings.quota is not None:
+        room = min(room, settings.quota - done - num_held)
+    found: list[AnyRow] = []
+    newest = who.newest or 0
+    # Beyond the user's newest item there is nothing to skip over, so look there first; then pick up what others left.
+    for after, upto in ((newest, _NEWEST), (0, newest)):
+        if (left := room - len(found)) > 0:
+            span = {**given, "limit": left, "after": after, "upto": upto}
+            found += db.execute(_QUERIES["among" in given][1], span).all()
+    strewn = _gold_turns(who, settings.gold_share, asked, room) if found and who.has_gold else []
+    return _with_gold(db, who, given, found, strewn) if any(strewn) else found
+
+
+def _gold_turns(who: AnyRow, share: float, asked: int, room: int) -> list[bool]:
+    """Which of the user's next turns in the project are for gold: the same whenever it is drawn again."""
+    draws = (int(content_key(who.name, who.project, asked + turn)[:13], 16) / 16**13 for turn in range(room))
+    return [drawn < share for drawn in draws]
+
+
+def _with_gold(
+    db: Connection, who: AnyRow, given: Mapping[str, Any], found: Sequence[AnyRow], strewn: Sequence[bool]
+) -> list[AnyRow]:
+    """Gold items at their turns, as long as there are ordinary ones to hide them among."""
+    rows = db.execute(_QUERIES["among" in given][2], given).all()
+    gold = sorted(rows, key=lambda row: content_key(who.name, row.key))
+    ordinary = list(found)
+    mixed: list[AnyRow] = []
+    for golden in strewn:
+        if not ordinary:
+            break
+        mixed.append(gold.pop() if golden and gold else ordinary.pop(0))
+    return mixed
+
+
+def _own(db: Connection, user: int, assignment: int) -> AnyRow:
+    row = db.execute(_ONE, {"the_id": assignment}).first()
+    if row is None or row.user_id != user:
+        raise Missing(f"assignment {assignment}: there is no such assignment")
+    if row.state != "open":
+        raise Conflict(f"assignment {assignment}: is answered already; undo that answer first")
+    return row
+
+
+def _assignment(
+    identity: int, user: int, item: AnyRow, of_item: Sequence[AnyRow], order: Sequence[int], expires: float
+) -> Assignment:
+    texts = {row.id: row.text for row in of_item}
+    return Assignment(
+        id=identity,
+        item=item.item,
+        key=item.key,
+        user=user,
+        prompt=of_item[0].prompt,
+        messages=tuple(of_item[0].messages or ()),
+        responses=tuple(Shown(response, texts[response]) for response in order),
+        expires=expires,
+        kind=item.kind,
+        project=item.project_id,
+    )
+
+
+def _assignment_row(assignment: Assignment, now: float) -> dict[str, Any]:
+    return {
+        "id": assignment.id,
+        "item_id": assignment.item,
+        "user_id": assignment.user,
+        "shown": [response.id for response in assignment.responses],
+        "state": "open",
+        "claimed": now,
+        "expires": assignment.expires,
+    }
