@@ -3,6 +3,7 @@
 run             a whole recipe, or one of its stages
 sft reward ppo …   one stage from flags; `LEARN` and `PURSUE` have them all
 sample chat     talk to a checkpoint
+annotate        an app in which people say which responses they prefer
 show report     what a run came to
 recipe          check a recipe, print its schema
 doctor          what is installed, what would be used
@@ -200,6 +201,35 @@ def chat(
     from tether.pipeline import talk
 
     talk.chat(model, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+
+
+@app.command()
+def annotate(
+    store: Annotated[
+        str, typer.Argument(metavar="[STORE]", help="A file (made when missing) or postgresql://… address.")
+    ] = "preferences.sqlite",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8400,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM), to serve by TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    insecure_public: Annotated[
+        bool, typer.Option("--insecure-public", help="Let other machines in without TLS: passwords travel readable.")
+    ] = False,
+    behind_proxy: Annotated[
+        bool,
+        typer.Option("--behind-proxy", help="A proxy on this machine adds TLS, Host and X-Forwarded-For."),
+    ] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A name the server is reached by; repeatable.")
+    ] = None,
+    files: Annotated[Path, typer.Option(help="Folder whose files and checkpoints admins may use.")] = Path("."),
+) -> None:
+    """Serve the annotation app: projects, guidelines, people's judgements, agreement, export."""
+    from tether.pipeline import annotate
+
+    hosts = tuple(allowed_host or ())
+    where = annotate.Listen(host, port, tls_cert, tls_key, insecure_public, behind_proxy, hosts)
+    annotate.annotate(store, where, files)
 
 
 @app.command()
