@@ -115,8 +115,17 @@ def test_each_fault_has_the_size_it_was_asked_for():
     assert first == pytest.approx(0.5, abs=0.03)
     better, _ = shares(by_length(noise=0.3 / math.sqrt(2), tie=0.0))  # one standard deviation apart: Φ(1)
     assert better == pytest.approx(0.8413, abs=0.025)
+    better, first = shares(by_length(reverse=0.3))
+    assert better == pytest.approx(0.7, abs=0.025)
+    assert first == pytest.approx(0.5, abs=0.03)
     patient = Rater("long", lambda text: 0.0, length=1.0)
     assert patient.compare("", ["one two three", "one"], random.Random(0)).ranking == (0, 1)
+
+
+def test_a_malicious_rater_says_the_opposite_and_keeps_ties():
+    texts = ["a" * 9, "a", "a" * 5, "b"]
+    assert by_length(reverse=1.0).compare("", texts, random.Random(0)).ranking == (0, 2, 1, 2)
+    assert by_length(reverse=1.0, noise=3.0, spam=0.5).true_ranks(texts) == (2, 0, 1, 0)
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):

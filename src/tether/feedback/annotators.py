@@ -91,6 +91,8 @@ class Rater:
     spam: float = 0.0
     """Chance of answering at random without reading."""
     kind: UserKind = "simulated"
+    reverse: float = 0.0
+    """Chance of saying the opposite of what they think: 1 is malice."""
 
     def compare(self, prompt: str, responses: Sequence[str], rng: random.Random) -> Verdict:
         """Rank by opinion (the prompt is not looked at), with this rater's faults."""
@@ -101,8 +103,18 @@ class Rater:
         if prefers_first:
             return Verdict(tuple(range(len(responses))), 1.0 if len(responses) == 2 else None)
         liking = [self._liking(text, rng) for text in responses]
+        if self.reverse and rng.random() < self.reverse:
+            liking = [-liked for liked in liking]
         difference = abs(liking[0] - liking[1]) if len(liking) == 2 else None
         return Verdict(ranks_by(liking, self.tie), None if difference is None else strength_of(difference, self.tie))
+
+    def true_ranks(self, responses: Sequence[str]) -> tuple[int, ...]:
+        """Ranks by opinion alone, without a fault: what their votes are noisy signs of.
+
+        >>> Rater("brief", lambda text: -len(text) / 10, noise=5.0).true_ranks(["hello!", "hey", "hi!"])
+        (1, 0, 0)
+        """
+        return ranks_by([self.opinion(text) for text in responses], self.tie)
 
     def _liking(self, text: str, rng: random.Random) -> float:
         liked = self.opinion(text)
