@@ -6,8 +6,11 @@ A vote is seen from the first response of the pair: +strength it is better, -str
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tether.errors import InputError
 
@@ -44,6 +47,28 @@ def tally(pair: tuple[int, int], votes: Iterable[tuple[Mapping[int, int], float 
             counts[side] += 1
             total += side * (1.0 if strength is None else strength)
     return Tally(counts[1], counts[-1], counts[0], total)
+
+
+def vote_counts(
+    responses: Sequence[int], rankings: Iterable[Mapping[int, int]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(wins, ties), both (k, k), of an item's k responses over its rankings: what the fits of ranking.py want.
+
+    A ranking maps responses to ranks, 0 the best; equal ranks tie, and responses it leaves out are compared to none.
+
+    >>> wins, ties = vote_counts([7, 8, 9], [{7: 0, 8: 1, 9: 1}, {9: 0, 7: 1}])
+    >>> wins.tolist(), ties.tolist()
+    ([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    """
+    places = {response: place for place, response in enumerate(responses)}
+    wins, ties = np.zeros((len(places), len(places))), np.zeros((len(places), len(places)))
+    for ranking in rankings:
+        ranked = [(places[response], rank) for response, rank in ranking.items() if response in places]
+        for one, own in ranked:
+            for other, rank in ranked:
+                wins[one, other] += own < rank
+                ties[one, other] += own == rank and one != other
+    return wins, ties
 
 
 def majority(votes: Tally) -> int:
