@@ -1,17 +1,20 @@
 """Opening the database of a store: an SQLite file or a PostgreSQL server; locks before reads; migrations.
 
 Whoever writes holds the one write lock of the store: SQLite's own (`BEGIN IMMEDIATE`), or an advisory lock of
-PostgreSQL. So both promise the same, and ids are given out in the order of commits.
+PostgreSQL. So both promise the same, and ids are given out in the order of commits. The threads of one process queue
+for it before they ask the database: SQLite has those who wait try again now and then, and some waited for seconds.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
@@ -23,6 +26,7 @@ from tether.feedback.schema import HEAD
 _BUSY_MS = 60_000
 _WRITE_LOCK = 0x7E7_4E2  # any number, the same for all versions
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
 
 
 def connect(where: str | os.PathLike[str]) -> Engine:
@@ -36,6 +40,7 @@ def connect(where: str | os.PathLike[str]) -> Engine:
         place, engine = str(url.database), _sqlite(url)
     else:
         place, engine = url.render_as_string(hide_password=True), _postgresql(url)
+    _turns[engine] = threading.Lock()
     event.listen(engine, "begin", _begin)
     try:
         _migrate(engine, place)
@@ -49,9 +54,17 @@ def connect(where: str | os.PathLike[str]) -> Engine:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that holds the write lock from the start, so what it reads stays true until it commits."""
-    with engine.connect().execution_options(write_lock=True) as connection, connection.begin():
+def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
+    """A transaction that holds the write lock from the start, so what it reads stays true until it commits.
+
+    Unless it is `durable`, the commit does not wait for the disk: it survives the death of the process, and is lost
+    with the power only if no durable one has followed.
+    """
+    with (
+        _turns[engine],
+        engine.connect().execution_options(write_lock=True, durable=durable) as connection,
+        connection.begin(),
+    ):
         yield connection
 
 
@@ -101,11 +114,16 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    locked = connection.get_execution_options().get("write_lock", False)
+    options = connection.get_execution_options()
+    locked, durable = options.get("write_lock", False), options.get("durable", True)
     if connection.dialect.name == "sqlite":
+        if locked:
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if locked else "BEGIN")
     elif locked:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")
+        if not durable:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
     else:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 

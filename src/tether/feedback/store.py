@@ -223,7 +223,7 @@ class Store:
         now: float | None = None,
     ) -> list[Assignment]:
         """Up to `limit` items at once: those held first, then new ones by id; `among` restricts to some item ids."""
-        with writing(self._engine) as db:
+        with writing(self._engine, durable=False) as db:  # a claim lost with the power is claimed again
             return claims.claim(db, user, limit, project, among, self._at(now), self._lease)
 
     def held(self, user: int, assignment: int) -> Assignment:
@@ -236,7 +236,7 @@ class Store:
 
         Missing: it is not theirs; Conflict: it is answered, or its time ran out and others have its place.
         """
-        with writing(self._engine) as db:
+        with writing(self._engine, durable=False) as db:
             return claims.heartbeat(db, user, assignment, self._at(now), self._lease)
 
     def submit(
