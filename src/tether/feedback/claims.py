@@ -80,7 +80,7 @@ _HELD = (
     select(assignments.c.id, assignments.c.shown, *_ITEM)
     .join_from(assignments, items)
     .where(assignments.c.user_id == _user, assignments.c.state == "open", items.c.project_id == _project, _has_place)
-    .order_by(items.c.id)
+    .order_by(assignments.c.id)  # as given out: by item, the order would tell which are gold
     .limit(_limit)
 )
 _FRESH = (

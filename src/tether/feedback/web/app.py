@@ -21,7 +21,7 @@ from tether.errors import InputError
 from tether.feedback.accounts import WINDOW, Accounts, TooMany
 from tether.feedback.records import Conflict, Missing
 from tether.feedback.store import Store
-from tether.feedback.web import doors
+from tether.feedback.web import api, doors
 from tether.feedback.web.security import LOOPBACK, Guard, protection
 from tether.feedback.web.session import NotSignedIn, SignedIn, checked, page, templates, to_sign_in
 
@@ -46,7 +46,7 @@ def create_app(store: Store, *, hosts: Collection[str] = LOOPBACK, secure: bool 
     )
     app.state.store, app.state.accounts, app.state.secure = store, Accounts(store), secure
     app.state.templates = templates()
-    for router in (doors.router,):
+    for router in (doors.router, api.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_error_pages(app)

@@ -1,0 +1,173 @@
+"""The JSON API: what an annotator does, for programs. Simulated annotators and AI judges come in here.
+
+Tasks are named by their number among the annotator's own (see turns.py), responses by position. Nothing tells which
+model wrote a response, which items are gold, or what others said.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from tether.errors import InputError
+from tether.feedback.accounts import TooMany
+from tether.feedback.records import Conflict, Judgement
+from tether.feedback.store import Store
+from tether.feedback.web import turns
+from tether.feedback.web.answers import Said, options, own_key, store_answer
+from tether.feedback.web.render import rendered
+from tether.feedback.web.session import Accounted, SignedIn, Stored
+from tether.feedback.web.turns import LARGEST, MOST_HELD, Turn
+
+router = APIRouter(prefix="/api")
+Id = Annotated[int, Path(ge=1, le=LARGEST)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Credentials(_Body):
+    """Name and password."""
+
+    name: str = Field(max_length=200)
+    password: str = Field(max_length=1000)
+
+
+class Wanted(_Body):
+    """How many tasks to hold."""
+
+    limit: int = Field(default=1, strict=True, ge=1, le=MOST_HELD)
+
+
+class Version(_Body):
+    """A version of a project's guideline."""
+
+    version: int = Field(strict=True, ge=1, le=LARGEST)
+
+
+class Key(_Body):
+    """The sender's own key of a change."""
+
+    submit_key: str = Field(min_length=1, max_length=80)
+
+
+@router.post("/sign-in")
+def sign_in(request: Request, accounts: Accounted, given: Credentials) -> dict[str, str]:
+    """A token to send as `Authorization: Bearer …`."""
+    address = request.client.host if request.client else ""
+    try:
+        return {"token": accounts.sign_in(given.name, given.password, address)}
+    except TooMany:
+        raise
+    except InputError as error:
+        raise HTTPException(401, str(error)) from None
+
+
+@router.get("/me")
+def me(user: SignedIn) -> dict[str, Any]:
+    """Who is signed in."""
+    return {"name": user.name, "admin": user.admin}
+
+
+@router.get("/projects")
+def my_projects(store: Stored, user: SignedIn) -> list[dict[str, Any]]:
+    """What there is to work on."""
+    return [
+        {
+            "id": project.id,
+            "name": project.name,
+            "kind": project.kind,
+            "guideline_version": project.guideline.version if project.guideline else 0,
+            "acknowledged": store.has_acknowledged(user.id, project.id),
+        }
+        for project in store.projects_of(user.id)
+        if project.state == "open"
+    ]
+
+
+@router.get("/projects/{project}/guideline")
+def guideline(store: Stored, user: SignedIn, project: Id) -> dict[str, Any]:
+    """The guideline in force; version 0 and no text where there is none."""
+    with store.reading() as db:
+        found = turns.project_for(db, user.id, project).guideline
+    text = found.text if found else ""
+    return {
+        "version": found.version if found else 0,
+        "text": text,
+        "html": rendered(text, "markdown"),
+        "acknowledged": store.has_acknowledged(user.id, project),
+    }
+
+
+@router.post("/projects/{project}/acknowledge")
+def acknowledge(store: Stored, user: SignedIn, project: Id, given: Version) -> dict[str, Any]:
+    """Notes that this version was read; it must be the one in force."""
+    read_guideline(store, user.id, project, given.version)
+    return {"version": given.version, "acknowledged": True}
+
+
+@router.post("/projects/{project}/claim")
+def claim(store: Stored, user: SignedIn, project: Id, given: Wanted) -> dict[str, Any]:
+    """Up to `limit` tasks, those held first; none when there is nothing to do."""
+    return {"tasks": [_task(turn) for turn in turns.take(store, user.id, project, given.limit)]}
+
+
+@router.post("/assignments/{number}/heartbeat")
+def heartbeat(store: Stored, user: SignedIn, number: Id) -> dict[str, float]:
+    """Keeps a task; the seconds it stays."""
+    return {"lease_seconds": round(turns.renew(store, user.id, number), 3)}
+
+
+@router.post("/assignments/{number}/answer")
+def answer(store: Stored, user: SignedIn, number: Id, said: Said) -> dict[str, Any]:
+    """Stores an answer. The same submit key again returns what was stored the first time."""
+    return receipt(number, give_answer(store, user.id, number, said))
+
+
+@router.post("/assignments/{number}/undo")
+def undo(store: Stored, user: SignedIn, number: Id, given: Key) -> dict[str, Any]:
+    """Takes one's own answer back; the task is open again."""
+    return receipt(number, turns.take_back(store, user.id, number, own_key(user.id, given.submit_key)))
+
+
+def give_answer(store: Store, user: int, number: int, said: Said) -> Judgement:
+    """Stores an answer to an open task, or returns what was stored under its key before."""
+    try:
+        turn = turns.held(store, user, number)
+    except Conflict:
+        stored = turns.stored_answer(store, user, number, own_key(user, said.submit_key))
+        if stored is None:
+            raise
+        return stored
+    return store_answer(store, user, turn, said)
+
+
+def read_guideline(store: Store, user: int, project: int, version: int) -> None:
+    """Notes that the user read it. Missing: not their project; Conflict: another version is in force."""
+    with store.reading() as db:
+        found = turns.project_for(db, user, project).guideline
+    if found is None or found.version != version:
+        raise Conflict(f"guideline version {version} is not in force; read the newest")
+    store.acknowledge(user, project, found.id)
+
+
+def receipt(number: int, judgement: Judgement) -> dict[str, Any]:
+    """What is said of a stored answer."""
+    return {"assignment": number, "revision": judgement.revision, "action": judgement.action}
+
+
+def _task(turn: Turn) -> dict[str, Any]:
+    return {
+        "assignment": turn.number,
+        "project": turn.project.id,
+        "kind": turn.assignment.kind,
+        "prompt": turn.assignment.prompt,
+        "messages": [{"role": m.get("role", ""), "content": m.get("content", "")} for m in turn.assignment.messages],
+        "responses": [response.text for response in turn.assignment.responses],
+        "lease_seconds": turn.lease_seconds,
+        "guideline_version": turn.project.guideline.version if turn.project.guideline else 0,
+        "options": options(turn.project.settings),
+    }
