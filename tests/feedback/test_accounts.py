@@ -1,0 +1,147 @@
+"""Accounts: invitations, passwords, sessions, guessing, forgetting."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+
+from tether.errors import InputError
+from tether.feedback.accounts import TRIES, WINDOW, Accounts, TooMany
+from tether.feedback.records import Missing
+from tether.feedback.store import Store
+
+PASSWORD = "correct horse battery"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(database: str, clock: Clock):
+    with Store.open(database, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def accounts(store: Store) -> Accounts:
+    return Accounts(store)
+
+
+def make(accounts: Accounts, name: str = "ann", **invite) -> int:
+    return accounts.accept(accounts.invite(**invite), name, PASSWORD)
+
+
+def test_an_invitation_makes_one_account(accounts, store, clock):
+    project = store.add_project("helpfulness")
+    token = accounts.invite(project=project)
+    accounts.check_invite(token)
+    with pytest.raises(InputError, match="10 to 1000 characters"):
+        accounts.accept(token, "ann", "short")
+    user = accounts.accept(token, " ann ", PASSWORD)
+    assert store.user(user).name == "ann"
+    assert [m.id for m in store.members(project)] == [user]
+    assert not accounts.has_admin()
+    with pytest.raises(Missing, match="used or too old"):
+        accounts.accept(token, "bob", PASSWORD)
+    late = accounts.invite(admin=True, lifetime=60)
+    clock.now += 61
+    with pytest.raises(Missing):
+        accounts.check_invite(late)
+    with pytest.raises(InputError, match="'ANN' is taken"):
+        accounts.accept(accounts.invite(), "ANN", PASSWORD)
+    make(accounts, "root", admin=True)
+    assert accounts.has_admin()
+
+
+def test_a_session_lasts_until_it_is_ended(accounts, store, clock):
+    user = make(accounts)
+    first, second = (accounts.sign_in("ann", PASSWORD) for _ in range(2))
+    assert first != second
+    assert accounts.who(first).id == accounts.who(second).id == user
+    accounts.sign_out(first)
+    assert accounts.who(first) is None
+    with pytest.raises(InputError, match="present password is wrong"):
+        accounts.change_password(user, "not the old one", PASSWORD + "2")
+    third = accounts.sign_in("ann", PASSWORD)
+    accounts.change_password(user, PASSWORD, PASSWORD + "2", keep=third)
+    assert accounts.who(second) is None
+    assert accounts.who(third).id == user
+    program = accounts.token_for(user)
+    clock.now += 15 * 86_400
+    assert accounts.who(third) is None
+    assert accounts.who(program).id == user
+    store.change_user(user, active=False)
+    assert accounts.who(program) is None
+    with pytest.raises(InputError, match="name or password is wrong"):
+        accounts.sign_in("ann", PASSWORD + "2")
+
+
+def test_nothing_in_the_file_lets_one_in(tmp_path):
+    file = tmp_path / "s.db"
+    with Store.open(file) as store:
+        accounts = Accounts(store)
+        tokens = [accounts.invite()]
+        make(accounts)
+        tokens.append(accounts.sign_in("ann", PASSWORD))
+    with sqlite3.connect(file) as db:
+        dump = "\n".join(db.iterdump())
+    db.close()
+    assert "argon2id" in dump
+    assert not [secret for secret in (*tokens, PASSWORD) if secret in dump]
+
+
+def test_guessing_is_slowed_by_name_and_by_address(accounts, clock):
+    make(accounts)
+    for name in ("ann", "nobody"):
+        for _ in range(TRIES):
+            with pytest.raises(InputError, match="name or password is wrong"):
+                accounts.sign_in(name, "a wrong guess", "10.0.0.1")
+        with pytest.raises(TooMany, match="wait 15 minutes"):
+            accounts.sign_in(name, PASSWORD, "10.0.0.1")
+    assert accounts.who(accounts.sign_in("ann", PASSWORD, "10.0.0.2"))  # a stranger cannot lock her out
+    clock.now += WINDOW + 1
+    assert accounts.who(accounts.sign_in("ann", PASSWORD, "10.0.0.1"))
+
+
+def test_guessing_at_once_is_no_way_round(accounts):
+    make(accounts)
+    outcomes: list[str] = []
+
+    def guess() -> None:
+        try:
+            accounts.sign_in("ann", "a wrong guess", "10.0.0.1")
+        except InputError as error:
+            outcomes.append(type(error).__name__)
+
+    threads = [threading.Thread(target=guess) for _ in range(TRIES + 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("TooMany") == 6
+
+
+def test_a_forgotten_user_leaves_votes_but_no_name(accounts, store):
+    user = make(accounts, admin=True)
+    token = accounts.sign_in("ann", PASSWORD)
+    with pytest.raises(InputError):
+        accounts.sign_in("Ann", "wrong wrong wrong")
+    store.change_user(user, settings={"theme": "dark"})
+    store.forget_user(user)
+    gone = store.user(user)
+    assert (gone.name, gone.active, gone.admin, gone.settings) == (f"deleted-{user}", False, False, {})
+    assert accounts.who(token) is None
+    assert "ann" not in " ".join(str(event.about).lower() for event in store.audit())
+    assert accounts.accept(accounts.invite(), "ann", PASSWORD) != user
