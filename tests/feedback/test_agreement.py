@@ -8,11 +8,12 @@ import math
 import krippendorff
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from tether.errors import InputError
 from tether.feedback.agreement import (
+    binomial_tail,
     cohen_kappa,
     fleiss_kappa,
     krippendorff_alpha,
@@ -213,6 +214,11 @@ def test_position_bias_is_scipys_binomial_test(first, second):
     found = position_bias(first, second)
     assert found.share == first / (first + second)
     assert found.p == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize(("at_most", "num", "chance"), [(0, 5, 0.3), (3, 10, 0.7), (250, 1000, 0.3), (7, 7, 0.2)])
+def test_tails_are_scipys(at_most, num, chance):
+    assert binomial_tail(at_most, num, chance) == pytest.approx(binom.cdf(at_most, num, chance), rel=1e-9)
 
 
 def test_position_bias_of_nothing():

@@ -186,7 +186,7 @@ _DISAGREEMENT: Mapping[str, Callable[[_Floats, _Floats], tuple[_Floats, _Floats]
 
 
 class Bias(NamedTuple):
-    """How often the first-shown of two responses won, ties left out."""
+    """How often one of two kinds of response won (the first shown, the longer), ties left out."""
 
     share: float
     num: int
@@ -205,13 +205,28 @@ def position_bias(first_won: int, second_won: int) -> Bias:
     >>> share, num, round(p, 6)
     (0.8, 10, 0.109375)
     """
-    num = first_won + second_won
-    if not num:
-        return Bias(math.nan, 0, 1.0)
-    more = max(first_won, second_won)
-    whole = math.lgamma(num + 1) - num * math.log(2)
-    tail = math.fsum(math.exp(whole - math.lgamma(k + 1) - math.lgamma(num - k + 1)) for k in range(more, num + 1))
-    return Bias(first_won / num, num, min(1.0, 2 * tail))
+    return sign_test(first_won, second_won)
+
+
+def sign_test(one_won: int, other_won: int) -> Bias:
+    """The share of the one, and the two-sided binomial test of whether either is as likely."""
+    num = one_won + other_won
+    p = min(1.0, 2 * binomial_tail(min(one_won, other_won), num, 0.5))
+    return Bias(one_won / num if num else math.nan, num, p)
+
+
+def binomial_tail(at_most: int, num: int, chance: float) -> float:
+    """P(X ≤ at_most) for X ~ Binomial(num, chance), 0 < chance < 1.
+
+    >>> round(binomial_tail(1, 3, 0.25), 4)  # (27 + 27) / 64
+    0.8438
+    """
+    whole, win, lose = math.lgamma(num + 1), math.log(chance), math.log1p(-chance)
+    terms = (
+        math.exp(whole - math.lgamma(k + 1) - math.lgamma(num - k + 1) + k * win + (num - k) * lose)
+        for k in range(at_most + 1)
+    )
+    return min(1.0, math.fsum(terms))
 
 
 def _checked(table: ArrayLike) -> NDArray[np.int64]:
