@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
 from tether.errors import InputError
 from tether.feedback.aggregate import Tally, majority, margin_of, tally
 from tether.feedback.facts import find
-from tether.feedback.queries import in_force
+from tether.feedback.queries import adjudications, in_force
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import AnyRow, item_responses, items, prompts, responses, users
 
@@ -38,6 +38,8 @@ class Export:
 def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
     """One row for each pair of an item's responses that the votes tell apart, by item; ties give no row.
 
+    An adjudication stands in place of the majority (`adjudicated` is true): `votes` still counts the annotators, while
+    the margin is that of the one adjudicating vote, ln 2 as log-odds and 1 as strength. Gold items are left out.
     InputError for an unknown margin or a share outside [0, 1).
     """
     margin_of(how.margin)
@@ -47,10 +49,12 @@ def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
     for judgement in in_force(db, query):
         if judgement.ranking is not None:
             of_item[judgement.item].append(judgement)
+    settled = adjudications(db, query)
     names = {row.id: row.name for row in db.execute(select(users.c.id, users.c.name))}
     rows = []
-    for item, its_responses in items_of(db, sorted(of_item)):
-        rows += list(_rows(item, its_responses, of_item[item.id], names, how))
+    for item, its_responses in items_of(db, sorted(of_item.keys() | settled.keys())):
+        if item.gold is None:
+            rows += list(_rows(item, its_responses, _Told(of_item[item.id], settled.get(item.id)), names, how))
     return rows
 
 
@@ -83,17 +87,29 @@ def items_of(db: Connection, wanted: Sequence[int]) -> Iterator[tuple[AnyRow, li
         yield row, of_item[row.id]
 
 
+class _Told(NamedTuple):
+    """What was said about an item, or a pair of its responses."""
+
+    votes: Sequence[Judgement]
+    last_word: Judgement | None
+
+
 def _rows(
-    item: AnyRow, its: Sequence[AnyRow], judged: Sequence[Judgement], names: Mapping[int, str], how: Export
+    item: AnyRow, its: Sequence[AnyRow], of_item: _Told, names: Mapping[int, str], how: Export
 ) -> Iterator[dict[str, Any]]:
     for first, second in combinations(its, 2):
-        votes = [j for j in judged if j.ranking is not None and {first.id, second.id} <= j.ranking.keys()]
-        counts = tally((first.id, second.id), ((j.ranking or {}, j.strength) for j in votes))
-        match majority(counts):
+        pair = (first.id, second.id)
+        votes = [j for j in of_item.votes if j.ranking is not None and set(pair) <= j.ranking.keys()]
+        counts, told = _count(pair, votes), _Told(votes, of_item.last_word)
+        match majority(counts if told.last_word is None else _count(pair, [told.last_word])):
             case 1:
-                yield _row(item, first, second, counts, votes, names, how)
+                yield _row(item, first, second, counts, told, names, how)
             case -1:
-                yield _row(item, second, first, counts.turned(), votes, names, how)
+                yield _row(item, second, first, counts.turned(), told, names, how)
+
+
+def _count(pair: tuple[int, int], votes: Iterable[Judgement]) -> Tally:
+    return tally(pair, ((j.ranking or {}, j.strength) for j in votes))
 
 
 def _row(
@@ -101,19 +117,22 @@ def _row(
     chosen: AnyRow,
     rejected: AnyRow,
     counts: Tally,
-    votes: Sequence[Judgement],
+    told: _Told,
     names: Mapping[int, str],
     how: Export,
 ) -> dict[str, Any]:
-    versions = sorted({j.guideline for j in votes})
+    judged = told.votes if told.last_word is None else [*told.votes, told.last_word]
+    decisive = counts if told.last_word is None else _count((chosen.id, rejected.id), [told.last_word])
+    versions = sorted({j.guideline for j in judged})
     row: dict[str, Any] = {
         "prompt": item.messages or item.text,
         "chosen": said(item, chosen),
         "rejected": said(item, rejected),
-        "margin": margin_of(how.margin)(counts),
+        "margin": margin_of(how.margin)(decisive),
         "margin_kind": how.margin,
         "votes": {"chosen": counts.wins, "rejected": counts.losses, "ties": counts.ties},
-        "annotators": [pseudonym(names[j.user], how.salt) for j in votes],
+        "adjudicated": told.last_word is not None,
+        "annotators": [pseudonym(names[j.user], how.salt) for j in told.votes],
         "guideline": versions[0] if len(versions) == 1 else versions,
         "split": split_of(item.prompt_key, how.held_out),
         "checkpoints": {"chosen": chosen.checkpoint, "rejected": rejected.checkpoint},
@@ -123,7 +142,7 @@ def _row(
             "prompt": item.prompt_key,
             "chosen": chosen.key,
             "rejected": rejected.key,
-            "judgements": [j.id for j in votes],
+            "judgements": [j.id for j in judged],
         },
         "meta": item.meta or {},
     }

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any, get_args
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, insert, select, update
@@ -17,7 +19,9 @@ from tether.feedback.records import ItemKind, NewItem, NewPrompt, NewResponse, U
 from tether.feedback.schema import AnyRow, guidelines, item_responses, items, projects, prompts, responses, users
 
 _CHUNK = 500  # values of one IN list
-_EVERYBODY = 1_000_000  # the overlap of a gold item
+EVERYBODY = 1_000_000  # the overlap of a gold item
+
+_UNKEPT = re.compile("[\0\ud800-\udfff]")
 
 _SIZES = {"pair": (2, 2), "ranking": (2, 9), "rating": (1, 9), "edit": (1, 1)}
 """Kind of item → the fewest and the most responses."""
@@ -41,20 +45,32 @@ def content_key(*parts: Any) -> str:
 
 def next_id(db: Connection, table: Table) -> int:
     """One more than the largest id; safe because only the holder of the write lock asks."""
-    return int(db.execute(select(func.coalesce(func.max(table.c.id), 0))).scalar_one()) + 1
+    return int(db.execute(_largest_id(table)).scalar_one()) + 1
 
 
 def find(db: Connection, query: Select[Any], column: ColumnElement[Any], values: Iterable[Any]) -> Iterator[AnyRow]:
     """Rows of `query` whose `column` is one of `values`, asked for in portions any database accepts."""
     wanted = sorted(set(values))
     for start in range(0, len(wanted), _CHUNK):
-        yield from db.execute(query.where(column.in_(wanted[start : start + _CHUNK])))
+        yield from db.execute(_among(query, column), {"wanted": wanted[start : start + _CHUNK]})
+
+
+# Building a statement takes SQLAlchemy longer than running it; an object that comes again is recognised at once.
+@lru_cache(maxsize=256)
+def _among(query: Select[Any], column: ColumnElement[Any]) -> Select[Any]:
+    return query.where(column.in_(bindparam("wanted", expanding=True)))
+
+
+@cache
+def _largest_id(table: Table) -> Select[tuple[int]]:
+    return select(func.coalesce(func.max(table.c.id), 0))
 
 
 def add_user(db: Connection, name: str, kind: UserKind, now: float) -> int:
     """The id of the user of this name; InputError when the name is taken by another kind."""
     if not name or len(name) > 200:
         raise InputError(f"user name {name!r}: must have 1 to 200 characters")
+    check_text(name, "user name")
     if kind not in get_args(UserKind):
         raise InputError(f"user {name!r}: kind {kind!r} is none of {', '.join(get_args(UserKind))}")
     known = db.execute(select(users.c.id, users.c.kind).where(users.c.name == name)).first()
@@ -69,6 +85,7 @@ def add_user(db: Connection, name: str, kind: UserKind, now: float) -> int:
 
 def add_guideline(db: Connection, text: str, now: float) -> int:
     """The version number of this text: a new one unless the very same text has one already."""
+    check_text(text, "guideline")
     return _add(db, guidelines, [{"key": content_key(text), "text": text, "created": now}])[0]
 
 
@@ -116,6 +133,12 @@ def check_ranking(where: str, ranking: Mapping[int, int]) -> None:
         raise InputError(f"{where}: the ranking needs two or more responses, with ranks 0, 1, 2 …")
 
 
+def check_text(text: str | None, where: str) -> None:
+    """InputError for characters that no database keeps: PostgreSQL has no NUL, UTF-8 no halves of characters."""
+    if text is not None and _UNKEPT.search(text):
+        raise InputError(f"{where}: contains NUL or half of a character (a lone surrogate); take it out")
+
+
 def _prompts_of(new: Sequence[NewResponse]) -> set[int]:
     return {r.prompt for r in new}
 
@@ -140,7 +163,7 @@ def _prompt_row(prompt: NewPrompt) -> dict[str, Any]:
     messages, token_ids = [dict(m) for m in prompt.messages], list(prompt.token_ids)
     return {
         "key": content_key(prompt.text, messages, token_ids),
-        "text": prompt.text,
+        "text": _UNKEPT.sub("\ufffd", prompt.text),
         "messages": messages or None,
         "token_ids": token_ids or None,
         "meta": dict(prompt.meta) or None,
@@ -155,7 +178,7 @@ def _response_row(prompt_keys: Mapping[int, str], response: NewResponse) -> dict
     return {
         "key": content_key(*parts),
         "prompt_id": response.prompt,
-        "text": response.text,
+        "text": _UNKEPT.sub("\ufffd", response.text),
         "token_ids": token_ids or None,
         "ended": response.ended,
         "checkpoint": response.checkpoint,
@@ -181,7 +204,7 @@ def _item_row(facts: Mapping[int, AnyRow], project_names: Mapping[int, str], ite
         "key": content_key(kind, sorted(facts[r].key for r in item.responses), *of_project),
         "kind": kind,
         "prompt_id": facts[item.responses[0]].prompt_id,
-        "overlap": item.overlap if item.gold is None else _EVERYBODY,
+        "overlap": item.overlap if item.gold is None else EVERYBODY,
         "done": 0,
         "project_id": item.project,
         "gold": None if item.gold is None else _gold(item, kind, where),

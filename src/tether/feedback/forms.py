@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 
 from tether.errors import InputError
-from tether.feedback.facts import check_ranking
+from tether.feedback.facts import check_ranking, check_text
 from tether.feedback.projects import settings_of
 from tether.feedback.records import Answer
 from tether.feedback.schema import AnyRow
 
 _WANTED = {"pair": "ranking", "ranking": "ranking", "rating": "ratings", "edit": "correction"}
 """Kind of item → the field of the answer it wants."""
-_TEXTS = ("submit_key", "skip", "rationale", "correction", "flag")
+_TEXTS = ("skip", "rationale", "correction", "flag")
 
 
 def check_form(answer: Answer) -> None:
@@ -21,8 +21,7 @@ def check_form(answer: Answer) -> None:
     where = f"answer to assignment {answer.assignment}"
     for name in _TEXTS:
         check_text(getattr(answer, name), f"{where}: {name}")
-    if not 0 < len(answer.submit_key) <= 100:
-        raise InputError(f"{where}: the submit key must have 1 to 100 characters")
+    check_submit_key(answer.submit_key, where)
     said = [answer.ranking, answer.ratings, answer.correction]
     if (answer.skip is None) == all(part is None for part in said) or answer.skip == "":
         raise InputError(f"{where}: give either an answer (ranking, ratings or correction) or a reason to skip")
@@ -38,10 +37,11 @@ def check_form(answer: Answer) -> None:
         raise InputError(f"{where}: seconds {answer.seconds} is no length of time")
 
 
-def check_text(text: str | None, where: str) -> None:
-    """InputError for characters that not every database can keep."""
-    if text is not None and ("\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)):
-        raise InputError(f"{where}: contains NUL or half of a character (a lone surrogate); take it out")
+def check_submit_key(key: str, where: str) -> None:
+    """InputError unless it is one."""
+    check_text(key, f"{where}: submit_key")
+    if not 0 < len(key) <= 100:
+        raise InputError(f"{where}: the submit key must have 1 to 100 characters")
 
 
 def check_fit(answer: Answer, row: AnyRow) -> None:

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
 
-from tether.feedback.facts import find
-from tether.feedback.records import Judgement, Query, VotedPair
-from tether.feedback.schema import AnyRow, assignments, item_responses, items, judgements, prompts, responses, users
+from tether.feedback.facts import content_key, find
+from tether.feedback.records import Dispute, Effort, Judgement, Missing, Past, Progress, Query, Shown, VotedPair
+from tether.feedback.schema import (
+    AnyRow,
+    assignments,
+    item_responses,
+    items,
+    judgements,
+    projects,
+    prompts,
+    responses,
+    users,
+)
 
 _SAID = select(responses.c.id, responses.c.text, prompts.c.text.label("prompt")).join_from(responses, prompts)
 _ALL = select(judgements, assignments.c.shown).join_from(judgements, assignments)
+_WORDS = (
+    select(
+        item_responses.c.item_id,
+        items.c.key.label("item_key"),
+        responses.c.id,
+        responses.c.key,
+        responses.c.text,
+        prompts.c.text.label("prompt"),
+        prompts.c.messages,
+    )
+    .join_from(item_responses, items)
+    .join(responses, responses.c.id == item_responses.c.response_id)
+    .join(prompts, prompts.c.id == items.c.prompt_id)
+)
+_by_annotator = judgements.c.action.not_in(("undo", "adjudicate"))
+_ordinary = items.c.gold.is_(None)
 
 
 def last_judgement(db: Connection) -> int:
@@ -21,15 +49,100 @@ def last_judgement(db: Connection) -> int:
 
 
 def in_force(db: Connection, query: Query) -> list[Judgement]:
-    """The answers (skips too) of `query` that nothing up to `query.until` replaced or took back, by id."""
-    later = judgements.alias("later")
-    replaced: ColumnElement[bool] = later.c.supersedes == judgements.c.id
-    chosen = _ALL.where(judgements.c.action.not_in(("undo", "adjudicate")))
-    if query.until is not None:
-        chosen = chosen.where(judgements.c.id <= query.until)
-        replaced &= later.c.id <= query.until
-    chosen = _filtered(chosen, query).where(~exists().where(replaced).correlate(judgements))
-    return [_judgement(row) for row in db.execute(chosen.order_by(judgements.c.id))]
+    """The answers and skips of `query` that nothing up to `query.until` replaced or took back, by id."""
+    return [_judgement(row) for row in db.execute(_standing(_ALL.where(_by_annotator), query))]
+
+
+def adjudications(db: Connection, query: Query) -> dict[int, Judgement]:
+    """Item → the last word on it, as of `query.until`. Like votes, they are chosen by user, kind of user and so on."""
+    rows = db.execute(_standing(_ALL.where(judgements.c.action == "adjudicate"), query))
+    return {row.item_id: _judgement(row) for row in rows}
+
+
+def mine(db: Connection, user: int, project: int, limit: int, before: int | None) -> list[Past]:
+    """The user's newest answers and skips in force in the project, with what was shown; `before` is a judgement id."""
+    query = Query(users=(user,), projects=(project,))
+    chosen = _standing(_ALL.where(_by_annotator), query).order_by(None).order_by(judgements.c.id.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.where(judgements.c.id < before)
+    found = [_judgement(row) for row in db.execute(chosen)]
+    told = _said_of(db, {j.item for j in found})
+    return [Past(j, *told[j.item].prompt, told[j.item].in_order(j.shown)) for j in found]
+
+
+def gold(db: Connection, project: int) -> dict[int, dict[int, int]]:
+    """Gold item → the ranking expected, for who judges the annotators."""
+    rows = db.execute(select(items.c.id, items.c.gold).where(items.c.project_id == project, items.c.gold.is_not(None)))
+    return {row.id: {int(response): rank for response, rank in row.gold.items()} for row in rows}
+
+
+def disputed(db: Connection, project: int, limit: int) -> list[Dispute]:
+    """Items that two or more annotators ranked, not all with the same response (or tie) first.
+
+    Those without an adjudication come before those with one, the most divided first. Gold items are none of them.
+    """
+    chosen = select(judgements.c.item_id, judgements.c.ranking).where(judgements.c.action == "rank", _ordinary)
+    firsts: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
+    for row in db.execute(_standing(chosen, Query(projects=(project,)))):
+        best = min(row.ranking.values())
+        firsts[row.item_id][frozenset(response for response, rank in row.ranking.items() if rank == best)] += 1
+    settled = adjudications(db, Query(projects=(project,)))
+    agreed = {item: max(votes.values()) / votes.total() for item, votes in firsts.items()}
+    divided = sorted(
+        (item for item, share in agreed.items() if share < 1), key=lambda item: (item in settled, agreed[item], item)
+    )[:limit]
+    rankings: dict[int, list[Judgement]] = defaultdict(list)
+    for judgement in in_force(db, Query(items=tuple(divided))) if divided else []:
+        if judgement.ranking is not None:
+            rankings[judgement.item].append(judgement)
+    told = _said_of(db, divided)
+    return [
+        Dispute(
+            item,
+            told[item].key,
+            *told[item].prompt,
+            told[item].in_order(blind_order(told[item].key, told[item].keys)),
+            tuple(rankings[item]),
+            settled.get(item),
+        )
+        for item in divided
+    ]
+
+
+def blind_order(item_key: str, keys: Mapping[int, str]) -> list[int]:
+    """The ids of the responses with these content keys, in an order that tells nothing of where they came from."""
+    return sorted(keys, key=lambda response: content_key(item_key, keys[response]))
+
+
+def progress(db: Connection, project: int, now: float) -> Progress:
+    """How far the project is, at the time `now`. Missing: there is no such project."""
+    if db.execute(select(projects.c.id).where(projects.c.id == project)).first() is None:
+        raise Missing(f"project {project}: there is no such project")
+    done = func.coalesce(func.sum(case((items.c.done >= items.c.overlap, 1), else_=0)), 0)
+    sums = select(func.count(), done, *(func.coalesce(func.sum(items.c[name]), 0) for name in ("done", "overlap")))
+    counts = db.execute(sums.where(items.c.project_id == project, _ordinary)).one()
+    live = (assignments.c.state == "open") & (assignments.c.expires > now)
+    held = select(func.count()).select_from(assignments).join(items).where(items.c.project_id == project, live)
+    said: dict[int, list[AnyRow]] = defaultdict(list)
+    chosen = select(judgements.c.user_id, judgements.c.action, judgements.c.seconds, _ordinary.label("ordinary"))
+    for row in db.execute(_standing(chosen.where(_by_annotator), Query(projects=(project,)))):
+        said[row.user_id].append(row)
+    return Progress(
+        items=counts[0],
+        done=counts[1],
+        answers=counts[2],
+        wanted=counts[3],
+        skips=sum(row.action == "skip" and row.ordinary for rows in said.values() for row in rows),
+        gold=len(gold(db, project)),
+        open=db.execute(held).scalar_one(),
+        by_user=tuple(_effort(user, said[user]) for user in sorted(said)),
+    )
+
+
+def _effort(user: int, said: Sequence[AnyRow]) -> Effort:
+    skips = sum(row.action == "skip" for row in said)
+    seconds = [row.seconds for row in said if row.action != "skip" and row.seconds is not None]
+    return Effort(user, len(said) - skips, skips, median(seconds) if seconds else None)
 
 
 def voted_pairs(db: Connection, query: Query) -> list[VotedPair]:
@@ -63,16 +176,48 @@ def latest(db: Connection, of: Sequence[int]) -> dict[int, Judgement]:
     return {row.assignment_id: _judgement(row) for row in found}
 
 
+class _Said(NamedTuple):
+    """The words of an item."""
+
+    key: str
+    prompt: tuple[str, tuple[Mapping[str, str], ...]]
+    """Text and messages."""
+    keys: dict[int, str]
+    """Response id → its content key."""
+    texts: dict[int, str]
+
+    def in_order(self, shown: Iterable[int]) -> tuple[Shown, ...]:
+        return tuple(Shown(response, self.texts[response]) for response in shown)
+
+
+def _said_of(db: Connection, wanted: Iterable[int]) -> dict[int, _Said]:
+    told: dict[int, _Said] = {}
+    for row in find(db, _WORDS, item_responses.c.item_id, wanted):
+        item = told.setdefault(row.item_id, _Said(row.item_key, (row.prompt, tuple(row.messages or ())), {}, {}))
+        item.keys[row.id], item.texts[row.id] = row.key, row.text
+    return told
+
+
+def _standing(chosen: Select[Any], query: Query) -> Select[Any]:
+    """The judgements of `query` that nothing up to `query.until` replaced or took back, by id."""
+    later = judgements.alias("later")
+    replaced: ColumnElement[bool] = later.c.supersedes == judgements.c.id
+    if query.until is not None:
+        chosen = chosen.where(judgements.c.id <= query.until)
+        replaced &= later.c.id <= query.until
+    return _filtered(chosen, query).where(~exists().where(replaced).correlate(judgements)).order_by(judgements.c.id)
+
+
 def _filtered(chosen: Select[Any], query: Query) -> Select[Any]:
+    chosen = chosen.join(items, items.c.id == judgements.c.item_id)
     for column, values in (
+        (items.c.project_id, query.projects),
         (judgements.c.item_id, query.items),
         (judgements.c.user_id, query.users),
         (judgements.c.guideline_id, query.guidelines),
     ):
         if values:
             chosen = chosen.where(column.in_(values))
-    if query.projects:
-        chosen = chosen.join(items, items.c.id == judgements.c.item_id).where(items.c.project_id.in_(query.projects))
     if query.user_kinds:
         chosen = chosen.join(users, users.c.id == judgements.c.user_id).where(users.c.kind.in_(query.user_kinds))
     if query.checkpoints:

@@ -132,6 +132,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class LastWord:
+    """What settles an item, whatever the votes."""
+
+    item: int
+    user: int
+    """Who adjudicates."""
+    submit_key: str
+    guideline: int
+    ranking: Mapping[int, int]
+    """Response id → rank, for every response."""
+    rationale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A stored answer, its taking back ("undo") or the last word on a disputed item ("adjudicate"). Never changed."""
 
@@ -174,6 +188,62 @@ class Query:
     """Only items whose every response was written by one of these."""
     until: int | None = None
     """The last judgement to know of; None for the newest there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """An answer or skip in force, with what its annotator saw."""
+
+    judgement: Judgement
+    prompt: str
+    messages: tuple[Mapping[str, str], ...]
+    responses: tuple[Shown, ...]
+    """In the order shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """An item whose annotators do not agree which response is the best."""
+
+    item: int
+    key: str
+    prompt: str
+    messages: tuple[Mapping[str, str], ...]
+    responses: tuple[Shown, ...]
+    """In an order that tells nothing of where they came from."""
+    judgements: tuple[Judgement, ...]
+    """The rankings in force, by id."""
+    adjudication: Judgement | None
+    """The last word, when there is one."""
+
+
+class Effort(NamedTuple):
+    """What one annotator did in a project, gold items included."""
+
+    user: int
+    answers: int
+    skips: int
+    seconds: float | None
+    """Median time of an answer; None where none was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a project is. Gold items are counted in `gold` and `by_user` alone."""
+
+    items: int
+    done: int
+    """Items with all the answers they want."""
+    answers: int
+    wanted: int
+    """Answers that all items want together."""
+    skips: int
+    gold: int
+    """Gold items."""
+    open: int
+    """Leases that have not ended."""
+    by_user: tuple[Effort, ...]
+    """By user id; who neither answered nor skipped is left out."""
 
 
 class VotedPair(NamedTuple):

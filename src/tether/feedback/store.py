@@ -28,11 +28,15 @@ from tether.feedback.projects import Guideline, Project, Settings
 from tether.feedback.records import (
     Answer,
     Assignment,
+    Dispute,
     ItemKind,
     Judgement,
+    LastWord,
     NewItem,
     NewPrompt,
     NewResponse,
+    Past,
+    Progress,
     ProjectState,
     Query,
     UserKind,
@@ -277,6 +281,26 @@ class Store:
         """To be asked within a transaction: the clock is read under the lock."""
         return self._clock() if now is None else now
 
+    def adjudicate(
+        self,
+        item: int,
+        user: int,
+        ranking: Mapping[int, int],
+        submit_key: str,
+        *,
+        guideline: int,
+        rationale: str | None = None,
+        now: float | None = None,
+    ) -> Judgement:
+        """The last word on an item, in place of its votes; a later one replaces it. It takes no annotator's place.
+
+        Missing: no such item, user or guideline. Conflict: a submit key used for something else. InputError: an item
+        that is gold or not one to rank, or a ranking that leaves a response out.
+        """
+        with writing(self._engine) as db:
+            told = LastWord(item, user, submit_key, guideline, ranking, rationale)
+            return work.adjudicate(db, told, self._at(now))
+
     def judgements(self, query: Query = EVERYTHING) -> list[Judgement]:
         """The judgements in force (skips included), by id."""
         with reading(self._engine) as db:
@@ -286,6 +310,31 @@ class Store:
         """The rankings in force of two responses, by their texts: comparable between stores."""
         with reading(self._engine) as db:
             return queries.voted_pairs(db, query)
+
+    def mine(self, user: int, project: int, limit: int = 50, before: int | None = None) -> list[Past]:
+        """The user's answers and skips in force, the newest first, with what was shown; `before` is a judgement id."""
+        with reading(self._engine) as db:
+            return queries.mine(db, user, project, limit, before)
+
+    def disputed(self, project: int, limit: int = 50) -> list[Dispute]:
+        """Items whose annotators rank different responses first: the unsettled first, the most divided first."""
+        with reading(self._engine) as db:
+            return queries.disputed(db, project, limit)
+
+    def adjudications(self, query: Query = EVERYTHING) -> dict[int, Judgement]:
+        """Item → the last word on it."""
+        with reading(self._engine) as db:
+            return queries.adjudications(db, query)
+
+    def gold(self, project: int) -> dict[int, dict[int, int]]:
+        """Gold item → the ranking expected. Not for annotators' eyes."""
+        with reading(self._engine) as db:
+            return queries.gold(db, project)
+
+    def progress(self, project: int) -> Progress:
+        """How far the project is. Missing: there is no such project."""
+        with reading(self._engine) as db:
+            return queries.progress(db, project, self._clock())
 
     def history(self, assignment: int) -> list[Judgement]:
         """Every revision of one annotator's answer to one item, oldest first."""

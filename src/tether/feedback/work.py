@@ -1,4 +1,4 @@
-"""Submitting answers and taking them back. All functions want a connection that holds the write lock."""
+"""Answers, their taking back, and last words. All functions want a connection that holds the write lock."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 
-from tether.feedback.claims import check_place, lease_of, live_others
-from tether.feedback.facts import find, next_id
-from tether.feedback.forms import check_fit, check_form
-from tether.feedback.queries import by_submit_key, latest
-from tether.feedback.records import Answer, Conflict, Judgement, Missing
-from tether.feedback.schema import AnyRow, assignments, guidelines, items, judgements, projects
+from tether.errors import InputError
+from tether.feedback.claims import check_place, item_texts, lease_of, live_others
+from tether.feedback.facts import check_ranking, check_text, find, next_id
+from tether.feedback.forms import check_fit, check_form, check_submit_key
+from tether.feedback.queries import blind_order, by_submit_key, latest
+from tether.feedback.records import Answer, Conflict, Judgement, LastWord, Missing
+from tether.feedback.schema import AnyRow, assignments, guidelines, items, judgements, projects, users
 
 _OPEN = (
     select(assignments, items.c.kind, items.c.overlap, items.c.done, projects.c.settings)
@@ -39,6 +40,11 @@ _CLOSE = (
     .values(state=bindparam("to"), expires=bindparam("until"))
 )
 _COUNT = update(items).where(items.c.id == bindparam("the_id")).values(done=items.c.done + bindparam("more"))
+_NEWEST_WORD = (
+    select(func.max(judgements.c.id))
+    .join_from(judgements, assignments)
+    .where(judgements.c.item_id == bindparam("item"), assignments.c.role == "adjudicate")
+)
 _ACTIONS = {"pair": "rank", "ranking": "rank", "rating": "rate", "edit": "edit"}
 _NOTHING: dict[str, Any] = dict.fromkeys(
     ("ranking", "strength", "skip_reason", "rationale", "seconds", "ratings", "correction", "flag")
@@ -93,6 +99,69 @@ def undo(db: Connection, judgement: int, submit_key: str, by: int | None, now: f
     told = {"action": "undo", "submit_key": submit_key, "supersedes": judgement, "created": now}
     _insert(db, [kept | _NOTHING | told | {"revision": row.revision + 1}])
     return by_submit_key(db, [submit_key])[0]
+
+
+def adjudicate(db: Connection, last_word: LastWord, now: float) -> Judgement:
+    """Settle an item by a ranking of all its responses. It takes no place; a later one replaces it.
+
+    Missing: no such item, user or guideline. Conflict: the submit key was used for something else. InputError: the item
+    is not one to rank, or is gold, or the ranking leaves a response out.
+    """
+    check_text(last_word.rationale, f"adjudication of item {last_word.item}: rationale")
+    check_submit_key(last_word.submit_key, f"adjudication of item {last_word.item}")
+    if before := by_submit_key(db, [last_word.submit_key]):
+        if (before[0].action, before[0].item, before[0].user) != ("adjudicate", last_word.item, last_word.user):
+            raise Conflict(f"submit key {last_word.submit_key!r}: was used for something else; use a new one")
+        return before[0]
+    shown = _to_be_settled(db, last_word)
+    assignment = _last_words_of(db, last_word, shown, now)
+    earlier = latest(db, [assignment]).get(assignment)
+    newest = db.execute(_NEWEST_WORD, {"item": last_word.item}).scalar_one()
+    told = {
+        "assignment_id": assignment,
+        "item_id": last_word.item,
+        "user_id": last_word.user,
+        "guideline_id": last_word.guideline,
+        "action": "adjudicate",
+        "ranking": _by_text(last_word.ranking),
+        "rationale": last_word.rationale,
+        "submit_key": last_word.submit_key,
+        "revision": 0 if earlier is None else earlier.revision + 1,
+        "supersedes": newest,
+        "created": now,
+    }
+    _insert(db, [_NOTHING | told])
+    return by_submit_key(db, [last_word.submit_key])[0]
+
+
+def _to_be_settled(db: Connection, last_word: LastWord) -> list[int]:
+    """The responses of the item in the order an adjudicator sees them, everything about the last word checked."""
+    for table, identity, name in ((users, last_word.user, "user"), (guidelines, last_word.guideline, "guideline")):
+        if db.execute(select(table.c.id).where(table.c.id == identity)).first() is None:
+            raise Missing(f"{name} {identity}: there is no {name} with this id")
+    item = db.execute(select(items).where(items.c.id == last_word.item)).first()
+    where = f"item {last_word.item}"
+    if item is None:
+        raise Missing(f"{where}: there is no such item")
+    if item.kind not in ("pair", "ranking") or item.gold is not None:
+        raise InputError(f"{where}: only pairs and rankings that are not gold are adjudicated")
+    check_ranking(f"adjudication of {where}", last_word.ranking)
+    its = {row.id: row.key for row in item_texts(db, [item.id])[item.id]}
+    if set(last_word.ranking) != set(its):
+        raise InputError(f"adjudication of {where}: rank all of its responses, {sorted(its)}, and no other")
+    return blind_order(item.key, its)
+
+
+def _last_words_of(db: Connection, last_word: LastWord, shown: Sequence[int], now: float) -> int:
+    """The assignment that keeps this user's last words on the item. It is closed: nobody can answer it."""
+    mine = (assignments.c.item_id == last_word.item) & (assignments.c.user_id == last_word.user)
+    known = db.execute(select(assignments.c.id).where(mine, assignments.c.role == "adjudicate")).scalar()
+    if known is not None:
+        return int(known)
+    new = next_id(db, assignments)
+    row = {"id": new, "item_id": last_word.item, "user_id": last_word.user, "shown": shown, "role": "adjudicate"}
+    db.execute(insert(assignments), row | {"state": "done", "claimed": now, "expires": now})
+    return new
 
 
 def _reopen(db: Connection, row: AnyRow, now: float, expires: float) -> None:
