@@ -7,7 +7,7 @@ import ipaddress
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,16 @@ from tether.errors import InputError
 if TYPE_CHECKING:
     import uvicorn
 
+    from tether.data.formats import Said
     from tether.feedback.store import Store
+    from tether.feedback.web.sampling import Drawing, Drawn
 
 _PACKAGES = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "python_multipart", "multipart"} | {
     *("jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml", "nh3")
 }
 _ANY = ("0.0.0.0", "::")
 _INVITE = 86_400.0  # seconds an admin link is good for
+_PORTION = 16  # prompts between two looks at whether to go on
 _PATIENCE = 5  # seconds that requests under way have when the server is told to stop
 
 
@@ -68,7 +71,7 @@ def annotate(where: str, listen: Listen, files: Path) -> None:
         from tether.feedback.store import Store
         from tether.feedback.web.app import create_app
     with contextlib.closing(bind(listen.host, listen.port)) as listener, Store.open(where) as store:
-        app = create_app(store, hosts=names(listen), secure=listen.secure)
+        app = create_app(store, sampler=sample, files=files, hosts=names(listen), secure=listen.secure)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -166,6 +169,29 @@ def where_said(where: str) -> str:
     from sqlalchemy.engine import make_url
 
     return make_url(where).render_as_string(hide_password=True)
+
+
+def sample(checkpoint: str, asked: Sequence[Said], how: Drawing) -> Iterator[Drawn]:
+    """Responses of a checkpoint (`base`, a folder, a hub id) to prompts, in their order: a `Sampler` for the app.
+
+    Raises InputError for what is no model, and for a prompt that its template or its context cannot take.
+    """
+    from tether.config import SamplingConfig
+    from tether.data.template import Template
+    from tether.feedback.intake import Written
+    from tether.models.load import load_policy
+    from tether.pipeline.place import model_at
+    from tether.rollout.native import NativeSampler
+
+    path = model_at(checkpoint)
+    template = Template.load(path)
+    params = SamplingConfig(temperature=how.temperature, max_new_tokens=how.max_new_tokens)
+    sampler = NativeSampler(load_policy(path), template, params)
+    origin = {"temperature": how.temperature, "max_new_tokens": how.max_new_tokens, "seed": how.seed}
+    for first in range(0, len(asked), _PORTION):
+        prompts = [template.prompt(said) for said in asked[first : first + _PORTION]]
+        for group in sampler.generate(prompts, how.per_checkpoint, seed=how.seed):
+            yield [Written(r.text, r.token_ids, r.ended, sampling=origin) for r in group.responses]
 
 
 def admin_link(store: Store, address: str) -> str | None:

@@ -1,12 +1,14 @@
 """The annotation app, put together: routes, security, error pages, static files.
 
 Its parts: `security` (hosts, sizes, headers), `session` (who asks, what they may, pages), `doors` (coming in and going
-out), `tasks` with `render` (what annotators see), `api` (what programs see), `manage` and its pages (what admins see).
+out), `tasks` with `render` (what annotators see), `api` (what programs see); `manage`, `new_project`, `project_pages`
+and `dashboard` (what admins see), `sampling` and `figures` (what these show).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
@@ -21,7 +24,9 @@ from tether.errors import InputError
 from tether.feedback.accounts import WINDOW, Accounts, TooMany
 from tether.feedback.records import Conflict, Missing
 from tether.feedback.store import Store
-from tether.feedback.web import api, doors
+from tether.feedback.web import api, dashboard, doors, manage, new_project, project_pages
+from tether.feedback.web.figures import Board
+from tether.feedback.web.sampling import Jobs, Sampler
 from tether.feedback.web.security import LOOPBACK, Guard, protection
 from tether.feedback.web.session import NotSignedIn, SignedIn, checked, page, templates, to_sign_in
 
@@ -30,10 +35,18 @@ _STATUS: tuple[tuple[type[InputError], int], ...] = ((Missing, 404), (Conflict, 
 _SENTENCES = {404: "There is nothing at this address.", 405: "This address does not take such a request."}
 
 
-def create_app(store: Store, *, hosts: Collection[str] = LOOPBACK, secure: bool = False) -> FastAPI:
+def create_app(
+    store: Store,
+    *,
+    sampler: Sampler | None = None,
+    files: Path = Path(),
+    hosts: Collection[str] = LOOPBACK,
+    secure: bool = False,
+) -> FastAPI:
     """The app over a store.
 
-    `hosts` are the names it answers to; with `secure` it is reached by TLS, and cookies travel by TLS only.
+    `sampler` draws responses of checkpoints, where the app can. Admins may name files and checkpoints in the folder
+    `files`. `hosts` are the names it answers to; with `secure` it is reached by TLS, and cookies travel by TLS only.
     """
     app = FastAPI(
         title="Tether",
@@ -43,10 +56,12 @@ def create_app(store: Store, *, hosts: Collection[str] = LOOPBACK, secure: bool 
         redirect_slashes=False,
         dependencies=[Depends(checked)],
         middleware=[Middleware(Guard, hosts=hosts, secure=secure)],
+        lifespan=_lifespan,
     )
     app.state.store, app.state.accounts, app.state.secure = store, Accounts(store), secure
+    app.state.jobs, app.state.board, app.state.files = Jobs(store, sampler), Board(store), files
     app.state.templates = templates()
-    for router in (doors.router, api.router):
+    for router in (doors.router, api.router, manage.router, new_project.router, project_pages.router, dashboard.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_error_pages(app)
@@ -56,6 +71,12 @@ def create_app(store: Store, *, hosts: Collection[str] = LOOPBACK, secure: bool 
         return JSONResponse(app.openapi())
 
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await run_in_threadpool(app.state.jobs.stop)
 
 
 def failed(request: Request, status: int, sentence: str) -> Response:

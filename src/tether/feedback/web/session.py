@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,7 +27,7 @@ COOKIE = "tether_session"
 THEME_COOKIE = "tether_theme"
 THEMES = ("auto", "light", "dark")
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = FilePath(__file__).parent / "templates"
 
 
 class NotSignedIn(Exception):
@@ -115,10 +115,20 @@ async def form_of(request: Request) -> FormData:
     return await request.form(max_files=20, max_fields=500, max_part_size=16 << 20)
 
 
+async def _store(request: Request) -> Store:
+    return store_of(request)  # a dependency that is no coroutine costs a trip to another thread
+
+
+async def _accounts(request: Request) -> Accounts:
+    return accounts_of(request)
+
+
 SignedIn = Annotated[User, Depends(signed_in)]
 Admin = Annotated[User, Depends(admin_only)]
-Stored = Annotated[Store, Depends(store_of)]
-Accounted = Annotated[Accounts, Depends(accounts_of)]
+Stored = Annotated[Store, Depends(_store)]
+Accounted = Annotated[Accounts, Depends(_accounts)]
+Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+"""A number in a path that may be an id in a database."""
 Form = Annotated[FormData, Depends(form_of)]
 
 
@@ -145,7 +155,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"when": when, "percent": percent, "took": took}
+    env.filters |= {"when": when, "percent": percent, "took": took, "figure": figure, "p_value": p_value}
     return env
 
 
@@ -192,6 +202,24 @@ def percent(share: float | None, digits: int = 1) -> str:
     ('72.6 %', '–')
     """
     return "–" if share is None or share != share else f"{100 * share:.{digits}f} %"
+
+
+def figure(value: float | None) -> str:
+    """A number to two digits.
+
+    >>> figure(0.456), figure(float("nan"))
+    ('0.46', '–')
+    """
+    return "–" if value is None or value != value else f"{value:.2f}"
+
+
+def p_value(p: float) -> str:
+    """A probability as statistics are reported.
+
+    >>> p_value(0.0321), p_value(0.00001)
+    ('= 0.032', '< 0.001')
+    """
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def took(seconds: float | None) -> str:

@@ -1,0 +1,139 @@
+"""A project's numbers as its admins see them: agreement, bias, and how each annotator works.
+
+They are functions of the judgements, so they are kept until there is a new one; where they take long, a while more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, select
+
+from tether.feedback.card import Facts, facts_of
+from tether.feedback.facts import find
+from tether.feedback.quality import AnnotatorQuality, Choice, Vote, annotator_quality
+from tether.feedback.queries import gold as gold_of
+from tether.feedback.queries import in_force, last_judgement
+from tether.feedback.records import Judgement, Query
+from tether.feedback.schema import responses
+from tether.feedback.store import Store
+
+_SHARE = 0.05  # of the time may go into the numbers of one project
+
+
+class Flagged(NamedTuple):
+    """Somebody said that something is wrong with an item."""
+
+    item: int
+    user: int
+    flag: str
+    created: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A project's numbers."""
+
+    facts: Facts
+    quality: Mapping[int, AnnotatorQuality]
+    """By user. Of a ranking, one comparison counts, of two responses drawn by the item: the tests want independence."""
+    days: tuple[tuple[str, int], ...]
+    """Answers and skips by day (UTC), days without any left out."""
+    flagged: tuple[Flagged, ...]
+    """The newest first."""
+    until: int
+    """The last judgement they know of."""
+    made: float
+
+
+class Board:
+    """The figures of a store's projects. Safe to use from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[int, tuple[Figures, float]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, project: int) -> Figures:
+        """The project's figures: the newest, or such as are not older than twenty times what it takes to make them."""
+        with self._lock:
+            if (kept := self._kept.get(project)) is not None:
+                found, stale = kept
+                if found.until == self._store.last_judgement() or time.monotonic() < stale:
+                    return found
+            start = time.monotonic()
+            with self._store.reading() as db:
+                found = figures(db, project, self._store.now())
+            end = time.monotonic()
+            self._kept[project] = found, end + (end - start) / _SHARE
+            return found
+
+
+def figures(db: Connection, project: int, now: float) -> Figures:
+    """Everything counted anew."""
+    query = Query(projects=(project,))
+    judged = in_force(db, query)
+    days = Counter(datetime.fromtimestamp(j.created, UTC).strftime("%Y-%m-%d") for j in judged)
+    flagged = [Flagged(j.item, j.user, j.flag, j.created) for j in reversed(judged) if j.flag]
+    rows = annotator_quality(votes(db, judged, gold_of(db, project)))
+    return Figures(
+        facts=facts_of(db, query, ""),
+        quality={int(row.annotator): row for row in rows},
+        days=tuple(sorted(days.items())),
+        flagged=tuple(flagged),
+        until=last_judgement(db),
+        made=now,
+    )
+
+
+def votes(db: Connection, judged: Sequence[Judgement], gold: Mapping[int, Mapping[int, int]]) -> Iterator[Vote]:
+    """Judgements as comparisons of two, one each: the pair, or two responses that the item draws by its number."""
+    said = [j for j in judged if len(j.shown) >= 2 and (j.ranking is not None or j.skip is not None)]
+    texts = find(db, select(responses.c.id, responses.c.text), responses.c.id, {r for j in said for r in j.shown})
+    words = {row.id: len(row.text.split()) for row in texts}
+    for j in said:
+        two = drawn_pair(j.item, sorted(j.shown))
+        first, second = sorted(two, key=j.shown.index)
+        choice = _choice(j, first, second)
+        if choice is not None:
+            known = _better(gold.get(j.item, {}), first, second)
+            lengths = (words[first], words[second])
+            yield Vote(str(j.user), j.item, first, second, choice, j.seconds, *lengths, known)
+
+
+def drawn_pair(item: int, of: Sequence[int]) -> tuple[int, int]:
+    """Two of an item's responses, the same for everybody.
+
+    >>> drawn_pair(1, [7, 8])
+    (7, 8)
+    """
+    drawn = sorted(of, key=lambda response: hashlib.sha256(f"{item} {response}".encode()).digest())[:2]
+    first, second = sorted(drawn)
+    return first, second
+
+
+def _choice(j: Judgement, first: int, second: int) -> Choice | None:
+    if j.ranking is None:
+        return "skip"
+    if first not in j.ranking or second not in j.ranking:
+        return None
+    return _side(j.ranking, first, second)
+
+
+def _side(ranking: Mapping[int, int], first: int, second: int) -> Choice:
+    if ranking[first] == ranking[second]:
+        return "tie"
+    return "first" if ranking[first] < ranking[second] else "second"
+
+
+def _better(gold: Mapping[int, int], first: int, second: int) -> int | None:
+    if first not in gold or second not in gold:
+        return None
+    return {"first": first, "second": second}.get(_side(gold, first, second))

@@ -1,0 +1,121 @@
+"""Admins: all projects, all people and programs, the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from tether.errors import InputError
+from tether.feedback.accounts import Accounts, User
+from tether.feedback.records import UserKind
+from tether.feedback.store import Store
+from tether.feedback.web.session import Accounted, Admin, Form, Id, Stored, form_fields, go, page, text
+
+router = APIRouter(prefix="/admin")
+_EVENTS = 100
+
+
+@router.get("")
+def overview(request: Request, user: Admin, store: Stored) -> Response:
+    """Every project and how far it is."""
+    rows = [(project, store.progress(project.id)) for project in store.projects()]
+    return page(request, "admin.html", rows=rows)
+
+
+@router.get("/people")
+def people(request: Request, user: Admin, store: Stored) -> Response:
+    """Every account, with what can be done about it."""
+    return _people(request, store)
+
+
+@router.post("/people/invite")
+def invite_admin(request: Request, user: Admin, store: Stored, accounts: Accounted) -> Response:
+    """A link that makes one more admin; shown once, for only its hash is kept."""
+    token = accounts.invite(admin=True)
+    store.record(user.id, "invited", admin=True)
+    return _people(request, store, link=invite_link(request, token))
+
+
+@router.post("/people/program", openapi_extra=form_fields("name", "kind"))
+def add_program(request: Request, user: Admin, store: Stored, accounts: Accounted, form: Form) -> Response:
+    """An account for a program and its token; shown once."""
+    name, kind = text(form, "name").strip(), text(form, "kind")
+    try:
+        if kind not in ("ai", "simulated"):
+            raise InputError(f"kind {kind[:20]!r} is neither ai nor simulated")
+        if any(name.lower() == other.name.lower() for other in store.users()):
+            raise InputError(f"user {name!r}: the name is taken; choose another")
+        program = store.add_user(name, cast("UserKind", kind))
+    except InputError as error:
+        return _people(request, store, wrong=str(error), status=422)
+    return _token(request, user, store, accounts, program)
+
+
+@router.post("/people/{person}/token")
+def new_token(request: Request, user: Admin, store: Stored, accounts: Accounted, person: Id) -> Response:
+    """One more token for a program."""
+    return _token(request, user, store, accounts, person)
+
+
+@router.post("/people/{person}/active", openapi_extra=form_fields("active"))
+def set_active(request: Request, user: Admin, store: Stored, form: Form, person: Id) -> Response:
+    """Lets somebody in again, or not any more, which ends their sessions and tokens."""
+    active = text(form, "active") == "yes"
+    _not_yourself(user, person)
+    store.change_user(person, active=active)
+    store.record(user.id, "let_in" if active else "shut_out", person=person)
+    return go("/admin/people")
+
+
+@router.post("/people/{person}/forget")
+def forget(request: Request, user: Admin, store: Stored, person: Id) -> Response:
+    """Removes a person's name, password and own words for good; their choices stay."""
+    _not_yourself(user, person)
+    store.forget_user(person)
+    return go("/admin/people")
+
+
+@router.get("/audit")
+def audit(
+    request: Request, user: Admin, store: Stored, before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+) -> Response:
+    """The audit log, the newest first."""
+    events = store.audit(_EVENTS + 1, before)
+    names = {person.id: person.name for person in store.users()}
+    more = events[_EVENTS - 1].id if len(events) > _EVENTS else None
+    return page(request, "admin-audit.html", events=events[:_EVENTS], names=names, more=more)
+
+
+def invite_link(request: Request, token: str) -> str:
+    """The address of an invitation, by the name this request reached the server by."""
+    return f"{request.url.scheme}://{request.headers['host']}/invite/{token}"
+
+
+def _not_yourself(user: User, person: int) -> None:
+    if person == user.id:
+        raise InputError("you cannot do this to your own account; ask another admin")
+
+
+def _token(request: Request, user: User, store: Store, accounts: Accounts, person: int) -> Response:
+    program = store.user(person)
+    if program.kind == "human":
+        raise InputError(f"{program.name} is a person, and signs in with a password")
+    token = accounts.token_for(person)
+    store.record(user.id, "token_made", person=person)
+    return _people(request, store, secret=token, program=program.name)
+
+
+def _people(
+    request: Request,
+    store: Store,
+    *,
+    link: str = "",
+    secret: str = "",
+    program: str = "",
+    wrong: str = "",
+    status: int = 200,
+) -> Response:
+    shown = {"link": link, "secret": secret, "program": program, "wrong": wrong}
+    return page(request, "admin-people.html", status, users=store.users(), **shown)
