@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
 
 from tether.errors import InputError
 from tether.feedback.facts import add_user, next_id
@@ -35,6 +35,11 @@ From all addresses together five times as many, of all names from one address te
 WINDOW = 900.0
 _SHORTEST, _LONGEST = 10, 1000
 _WRONG = "name or password is wrong"
+_WHO = (
+    select(users)
+    .join_from(sessions, users)
+    .where(sessions.c.key == bindparam("key"), sessions.c.expires > bindparam("now"), users.c.active)
+)
 
 
 class TooMany(InputError):
@@ -145,13 +150,8 @@ class Accounts:
 
     def who(self, token: str) -> User | None:
         """The active user of a session; None when it is unknown, ended or too old."""
-        query = (
-            select(users)
-            .join_from(sessions, users)
-            .where(sessions.c.key == _key(token), sessions.c.expires > self._store.now(), users.c.active)
-        )
         with self._store.reading() as db:
-            row = db.execute(query).first()
+            row = db.execute(_WHO, {"key": _key(token), "now": self._store.now()}).first()
         return None if row is None else _user(row)
 
     def sign_out(self, token: str) -> None:

@@ -62,7 +62,7 @@ def _among(query: Select[Any], column: ColumnElement[Any]) -> Select[Any]:
 
 
 @cache
-def _largest_id(table: Table) -> Select[tuple[int]]:
+def _largest_id(table: Table) -> Select[Any]:
     return select(func.coalesce(func.max(table.c.id), 0))
 
 
@@ -237,8 +237,8 @@ def _gold(item: NewItem, kind: ItemKind, where: str) -> dict[str, int]:
 
 
 def _check_gold_is_kept(db: Connection, ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Whoever answered has been told nothing, so what is gold can neither become ordinary nor the other way round."""
+    """An item may have been asked already, so adding it again cannot make it gold, or change what is expected."""
     stored = {row.id: row.gold for row in find(db, select(items.c.id, items.c.gold), items.c.id, ids)}
     for i, row in zip(ids, rows, strict=True):
-        if stored[i] != row["gold"]:
+        if row["gold"] is not None and stored[i] != row["gold"]:
             raise InputError(f"item {i}: is there already, with gold {stored[i]}; it cannot become {row['gold']}")

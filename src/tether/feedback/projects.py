@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Integer, bindparam, delete, exists, insert, select, update
 
 from tether.errors import InputError
 from tether.feedback.facts import add_guideline, next_id
@@ -23,6 +23,39 @@ from tether.feedback.schema import (
     members,
     project_guidelines,
     projects,
+)
+
+# Every request asks these. They are made once: building a statement takes longer than running it.
+_user, _of = bindparam("user", type_=Integer), bindparam("project", type_=Integer)
+_newer = project_guidelines.alias("newer")
+_is_newest = ~exists().where(
+    _newer.c.project_id == project_guidelines.c.project_id, _newer.c.version > project_guidelines.c.version
+)
+_PROJECTS = (
+    select(
+        projects,
+        project_guidelines.c.version,
+        project_guidelines.c.created.label("since"),
+        guidelines.c.id.label("guideline"),
+        guidelines.c.text,
+    )
+    .outerjoin_from(projects, project_guidelines, (project_guidelines.c.project_id == projects.c.id) & _is_newest)
+    .outerjoin(guidelines)
+)
+_ONE = _PROJECTS.where(projects.c.id == _of)
+_MEMBER = select(exists().where(members.c.project_id == _of, members.c.user_id == _user))
+_in_force = (
+    select(project_guidelines.c.guideline_id)
+    .where(project_guidelines.c.project_id == _of, _is_newest)
+    .scalar_subquery()
+)
+_ACKNOWLEDGED = select(
+    _in_force.is_(None)
+    | exists().where(
+        acknowledgements.c.user_id == _user,
+        acknowledgements.c.project_id == _of,
+        acknowledgements.c.guideline_id == _in_force,
+    )
 )
 
 SKIP_REASONS = ("I do not know enough to judge", "The prompt makes no sense", "I would rather not read this")
@@ -157,22 +190,22 @@ def change_project(db: Connection, project: int, settings: Settings | None, stat
 
 def one_project(db: Connection, project: int) -> Project:
     """The project of this id, or Missing."""
-    row = db.execute(select(projects).where(projects.c.id == project)).first()
+    row = db.execute(_ONE, {"project": project}).first()
     if row is None:
         raise Missing(f"project {project}: there is no such project")
-    return _project(db, row)
+    return _project(row)
 
 
 def all_projects(db: Connection) -> list[Project]:
     """Every project by id; "default" only once something was asked in it."""
     used = (projects.c.id != 1) | exists().where(items.c.project_id == 1)
-    return [_project(db, row) for row in db.execute(select(projects).where(used).order_by(projects.c.id))]
+    return [_project(row) for row in db.execute(_PROJECTS.where(used).order_by(projects.c.id))]
 
 
 def projects_of(db: Connection, user: int) -> list[Project]:
     """The projects a user is a member of, by id."""
-    query = select(projects).join_from(projects, members).where(members.c.user_id == user).order_by(projects.c.id)
-    return [_project(db, row) for row in db.execute(query)]
+    mine = exists().where(members.c.project_id == projects.c.id, members.c.user_id == user)
+    return [_project(row) for row in db.execute(_PROJECTS.where(mine).order_by(projects.c.id))]
 
 
 def add_version(db: Connection, project: int, text: str, now: float) -> int:
@@ -211,19 +244,7 @@ def acknowledge(db: Connection, user: int, project: int, guideline: int, now: fl
 
 def has_acknowledged(db: Connection, user: int, project: int) -> bool:
     """Whether the user has read the guideline in force; True where there is none."""
-    newest = (
-        select(project_guidelines.c.guideline_id)
-        .where(project_guidelines.c.project_id == project)
-        .order_by(project_guidelines.c.version.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    read = exists().where(
-        acknowledgements.c.user_id == user,
-        acknowledgements.c.project_id == project,
-        acknowledgements.c.guideline_id == newest,
-    )
-    return bool(db.execute(select(newest.is_(None) | read)).scalar_one())
+    return bool(db.execute(_ACKNOWLEDGED, {"user": user, "project": project}).scalar_one())
 
 
 def add_member(db: Connection, project: int, user: int, now: float) -> None:
@@ -240,18 +261,17 @@ def remove_member(db: Connection, project: int, user: int) -> None:
 
 def is_member(db: Connection, project: int, user: int) -> bool:
     """Whether the user works on the project."""
-    query = select(func.count()).where(members.c.project_id == project, members.c.user_id == user)
-    return bool(db.execute(query).scalar_one())
+    return bool(db.execute(_MEMBER, {"user": user, "project": project}).scalar_one())
 
 
-def _project(db: Connection, row: AnyRow) -> Project:
-    known = versions(db, row.id)
+def _project(row: AnyRow) -> Project:
+    said = None if row.version is None else Guideline(row.version, row.guideline, row.text, row.since)
     return Project(
         id=row.id,
         name=row.name,
         kind=cast("ItemKind", row.kind),
         state=cast("ProjectState", row.state),
         settings=settings_of(row.settings),
-        guideline=known[-1] if known else None,
+        guideline=said,
         created=row.created,
     )
