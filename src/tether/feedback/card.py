@@ -1,0 +1,349 @@
+"""The card of an exported dataset: a README.md with the front matter that dataset hubs read.
+
+Everything in it is counted from the judgements behind the rows. Annotators appear under the pseudonyms of the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import Connection, select
+
+from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
+from tether.feedback.facts import find
+from tether.feedback.records import Judgement, Query
+from tether.feedback.schema import guidelines, project_guidelines, projects
+from tether.feedback.shapes import Asked, Options, People, Row, gather, order_known, people
+from tether.types import Interval
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_ABOUT = {
+    "preferences": "one row for each pair of responses that the votes tell apart: `prompt`, `chosen`, `rejected`",
+    "rankings": "one row for each item: `prompt`, `responses` and their `ranking` (0 the best, equal ranks tie)",
+    "unpaired": "one row for each response: `prompt`, `completion`, `label` (whether it is desirable)",
+    "ratings": "one row for each response: `prompt`, `response` and the mean of each rated attribute in `ratings`",
+    "demonstrations": "one row for each answer an annotator wrote: `prompt`, `completion`",
+    "judgements": "one row for each answer of an annotator, with the responses in the order they were `shown`",
+}
+
+
+class Annotator(NamedTuple):
+    """One annotator's part."""
+
+    name: str
+    """The pseudonym."""
+    kind: str
+    answers: int
+    skips: int
+    seconds: float | None
+    """Median over the answers that say it."""
+
+
+class GuidelineText(NamedTuple):
+    """What annotators were told."""
+
+    id: int
+    versions: str
+    """Project and version, where it was in force."""
+    text: str
+    answers: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the judgements behind an export come to."""
+
+    projects: list[str]
+    items: int
+    prompts: int
+    answers: int
+    skips: int
+    comparisons: int
+    """Of two responses, by one annotator."""
+    ties: int
+    all_bad: int
+    annotators: list[Annotator]
+    agreement: Interval
+    """Share of pairs of annotators who said the same of the same two responses (first, second, tie)."""
+    alpha: Interval
+    bias: Bias
+    """How often the first shown of a pair won, where the order is known."""
+    unknown_order: int
+    """Answers that nobody knows the order of."""
+    checkpoints: list[tuple[str, int]]
+    """Where responses come from, and how many."""
+    guidelines: list[GuidelineText]
+
+
+def facts_of(db: Connection, query: Query, salt: str) -> Facts:
+    """Counts the judgements of a query; gold items, which rows leave out, are left out here too."""
+    everything, who = gather(db, query), people(db, salt)
+    judged = [j for asked in everything for j in asked.judged]
+    said = [j for j in judged if j.skip is None]
+    table, clusters = _comparisons(everything)
+    written = {r.id: r.checkpoint for asked in everything for r in asked.responses}
+    counted = Counter("people or unknown" if name is None else name for name in written.values())
+    named = {row.id: row.name for row in db.execute(select(projects.c.id, projects.c.name))}
+    return Facts(
+        projects=sorted({named[asked.item.project_id] for asked in everything}),
+        items=len(everything),
+        prompts=len({asked.item.prompt_key for asked in everything}),
+        answers=len(said),
+        skips=len(judged) - len(said),
+        comparisons=int((table >= 0).sum()),
+        ties=int((table == 1).sum()),
+        all_bad=sum(j.all_bad for j in said),
+        annotators=_annotators(judged, who),
+        agreement=raw_agreement(table, clusters=clusters),
+        alpha=krippendorff_alpha(table, clusters=clusters),
+        bias=_bias(said),
+        unknown_order=sum(not order_known(j) for j in said),
+        checkpoints=sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])),
+        guidelines=_guidelines(db, said, named),
+    )
+
+
+def _comparisons(everything: Sequence[Asked]) -> tuple[Any, Any]:
+    """What each annotator said of each two responses of an item: 0 the first is better, 1 a tie, 2 the second."""
+    columns = {user: at for at, user in enumerate(sorted({j.user for a in everything for j in a.rankings}))}
+    rows, clusters = [], []
+    for number, asked in enumerate(everything):
+        for first, second in combinations([r.id for r in asked.responses], 2):
+            row = [-1] * len(columns)
+            for j in asked.rankings:
+                ranks = j.ranking or {}
+                if first in ranks and second in ranks:
+                    row[columns[j.user]] = 1 + (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
+            rows.append(row)
+            clusters.append(number)
+    return np.array(rows, dtype=np.int64).reshape(len(rows), len(columns)), np.array(clusters, dtype=np.int64)
+
+
+def _annotators(judged: Iterable[Judgement], who: People) -> list[Annotator]:
+    of_user: dict[int, list[Judgement]] = defaultdict(list)
+    for judgement in judged:
+        of_user[judgement.user].append(judgement)
+    found = []
+    for user, theirs in of_user.items():
+        skips = sum(j.skip is not None for j in theirs)
+        seconds = [j.seconds for j in theirs if j.skip is None and j.seconds is not None]
+        middle = median(seconds) if seconds else None
+        found.append(Annotator(who.hidden(user), who.kinds[user], len(theirs) - skips, skips, middle))
+    return sorted(found, key=lambda a: (-a.answers, a.name))
+
+
+def _bias(said: Iterable[Judgement]) -> Bias:
+    won = [0, 0]
+    for j in said:
+        if j.ranking is not None and len(j.shown) == 2 and order_known(j) and set(j.shown) <= j.ranking.keys():
+            first, second = (j.ranking[r] for r in j.shown)
+            if first != second:
+                won[first > second] += 1
+    return position_bias(won[0], won[1])
+
+
+def _guidelines(db: Connection, said: Iterable[Judgement], named: Mapping[int, str]) -> list[GuidelineText]:
+    counted = Counter(j.guideline for j in said)
+    in_force: dict[int, list[str]] = defaultdict(list)
+    query = select(project_guidelines).order_by(project_guidelines.c.project_id, project_guidelines.c.version)
+    for row in db.execute(query):
+        in_force[row.guideline_id].append(f"{named[row.project_id]}, version {row.version}")
+    texts = {row.id: row.text for row in find(db, select(guidelines), guidelines.c.id, counted)}
+    return [GuidelineText(i, "; ".join(in_force[i]), texts[i], counted[i]) for i in sorted(counted)]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about."""
+
+    name: str
+    shape: str
+    splits: Mapping[str, Sequence[Row]]
+    files: Mapping[str, str]
+    """Split → its file; empty for a saved `DatasetDict`."""
+    options: Options
+    last_judgement: int
+    version: str
+    """Of Tether."""
+    license: str | None = None
+    """A hub's licence identifier; `unknown` when not given, for whoever publishes it to fill in."""
+
+
+def card(subject: Subject, facts: Facts) -> str:
+    """The whole page."""
+    parts = [
+        _front(subject),
+        f"# {_line(subject.name)}",
+        _summary(subject, facts),
+        _rows_table(subject),
+        _agreement(facts),
+        _annotators_table(facts),
+        _responses_table(facts),
+        _guideline_pages(facts),
+        _how_made(subject, facts),
+        _privacy(),
+        _limits(facts),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front(subject: Subject) -> str:
+    total = sum(len(rows) for rows in subject.splits.values())
+    size = next((name for limit, name in _SIZES if total < limit), "n>1M")
+    lines = [f"license: {json.dumps(subject.license or 'unknown')}", f"pretty_name: {json.dumps(subject.name)}"]
+    lines += ["task_categories:", "- text-generation", "size_categories:", f"- {size}"]
+    lines += ["tags:", *(f"- {tag}" for tag in ("rlhf", "human-feedback", subject.shape, "tether"))]
+    if subject.files:
+        lines += ["configs:", "- config_name: default", "  data_files:"]
+        lines += [f"  - split: {split}\n    path: {file}" for split, file in subject.files.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _summary(subject: Subject, facts: Facts) -> str:
+    kinds = Counter(a.kind for a in facts.annotators)
+    who = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return (
+        f"{_ABOUT[subject.shape][0].upper()}{_ABOUT[subject.shape][1:]}. "
+        f"Made from {facts.answers} answers of {len(facts.annotators)} annotators ({who}) on {facts.items} items about "
+        f"{facts.prompts} prompts of {_count(len(facts.projects), 'project')}: "
+        f"{', '.join(_line(name) for name in facts.projects)}."
+    )
+
+
+def _rows_table(subject: Subject) -> str:
+    lines = ["## Splits", "", "| split | rows | prompts |", "|---|---|---|"]
+    for split, rows in subject.splits.items():
+        lines.append(f"| {split} | {len(rows)} | {len({row['ids']['prompt'] for row in rows})} |")
+    return "\n".join([*lines, "", "Every prompt is in one split only, chosen by its hash."])
+
+
+def _agreement(facts: Facts) -> str:
+    lines = ["## Agreement", ""]
+    if facts.comparisons:
+        lines += [
+            f"- Two annotators who compared the same two responses said the same {_share(facts.agreement)} of the time "
+            "(95 % bootstrap interval over items; ties are an answer of their own).",
+            f"- Krippendorff's α: {_number(facts.alpha)} (0 is chance, 1 is full agreement).",
+            f"- Ties: {_percent(facts.ties, facts.comparisons)} of {facts.comparisons} comparisons.",
+        ]
+    lines += [
+        f"- All responses bad: {_percent(facts.all_bad, facts.answers)} of {facts.answers} answers.",
+        f"- Skipped: {_percent(facts.skips, facts.skips + facts.answers)} of {facts.skips + facts.answers} turns.",
+    ]
+    if facts.bias.num:
+        lines.append(
+            f"- The first shown of two won {facts.bias.share:.1%} of {facts.bias.num} untied pairs "
+            f"(p = {facts.bias.p:.2g} against one half)."
+        )
+    lines += [
+        "",
+        "What to expect: the labellers of InstructGPT agreed 72.6 ± 1.5 % of the time with each other "
+        "(Ouyang et al. 2022); open-ended prompts and close checkpoints bring that down.",
+    ]
+    return "\n".join(lines)
+
+
+def _annotators_table(facts: Facts) -> str:
+    lines = ["## Annotators", "", "| annotator | kind | answers | share | skips | median seconds |"]
+    lines.append("|---|---|---|---|---|---|")
+    for a in facts.annotators:
+        seconds = "" if a.seconds is None else f"{a.seconds:.1f}"
+        share = _percent(a.answers, facts.answers)
+        lines.append(f"| `{a.name}` | {a.kind} | {a.answers} | {share} | {a.skips} | {seconds} |")
+    return "\n".join(lines)
+
+
+def _responses_table(facts: Facts) -> str:
+    lines = ["## Responses", "", "| written by | responses |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {_line(name)} | {count} |" for name, count in facts.checkpoints)])
+
+
+def _guideline_pages(facts: Facts) -> str:
+    parts = ["## Guidelines"]
+    for g in facts.guidelines:
+        where = f" ({_line(g.versions)})" if g.versions else ""
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", g.text)), default=0))
+        parts.append(f"Guideline {g.id}{where}, of {_count(g.answers, 'answer')}:\n\n{fence}text\n{g.text}\n{fence}")
+    return "\n\n".join(parts)
+
+
+def _how_made(subject: Subject, facts: Facts) -> str:
+    options = {name: getattr(subject.options, name) for name in ("held_out", "min_votes", "min_agreement")}
+    options |= {"preferences": {"margin": subject.options.margin}, "rankings": {"order": subject.options.order}}.get(
+        subject.shape, {}
+    )
+    said = ", ".join(f"{name} {value}" for name, value in options.items())
+    text = (
+        f"## How it was made\n\nExported by Tether {subject.version} as `{subject.shape}` from all judgements up to "
+        f"number {subject.last_judgement}, with {said}. Annotators worked alone, without seeing each other's answers, "
+        "where responses came from or which items were gold; gold items are not among the rows of any shape but "
+        "`judgements`. Responses were shown in an order drawn for each annotator, and stored by what they say, not by "
+        "where they stood."
+    )
+    if facts.unknown_order:
+        text += (
+            f" {_count(facts.unknown_order, 'answer')} came from another tool that did not record the order, and how "
+            "its annotators worked is that tool's business."
+        )
+    return text
+
+
+def _privacy() -> str:
+    return (
+        "## Privacy\n\n"
+        "Annotators are named by hashes of their account names with a random salt that stays in the store (or was "
+        "given by whoever exported). Whoever has the salt can tell who is who: keep it apart from the data. "
+        "Forgetting an annotator in the store takes their name, rationales and flags out of every later export "
+        "and gives their choices, which stay, another pseudonym; a dataset already handed out is not changed by "
+        "it. What annotators wrote themselves (corrections, rationales, flags, reasons to skip) may tell who they "
+        "are: read it before publishing."
+    )
+
+
+def _limits(facts: Facts) -> str:
+    lines = ["- The votes are those of these annotators by these guidelines; they stand for nobody else."]
+    if len(facts.annotators) < 5:
+        lines.append(f"- Few annotators ({len(facts.annotators)}): one person's taste weighs heavily.")
+    if facts.annotators and facts.answers and facts.annotators[0].answers > 0.5 * facts.answers:
+        lines.append("- More than half of the answers are one annotator's.")
+    if any(a.kind != "human" for a in facts.annotators):
+        lines.append("- Not all annotators are people: see the kinds above.")
+    if facts.bias.num >= 50 and facts.bias.p < 0.01:
+        lines.append("- What was shown first won more or less often than chance explains.")
+    lines.append("- Prompts and responses were not checked for personal data or for anybody's rights in them.")
+    return "\n".join(["## Known limits", "", *lines])
+
+
+def _line(text: str) -> str:
+    """Text for one line or cell of Markdown: no markup, no line breaks."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(text.split()))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def _share(interval: Interval) -> str:
+    estimate, low, high = interval
+    return "an unknown share" if estimate != estimate else f"{estimate:.1%}{_within(f'{low:.1%}', f'{high:.1%}', low)}"
+
+
+def _number(interval: Interval) -> str:
+    estimate, low, high = interval
+    return "unknown" if estimate != estimate else f"{estimate:.2f}{_within(f'{low:.2f}', f'{high:.2f}', low)}"
+
+
+def _within(low: str, high: str, value: float) -> str:
+    return "" if value != value else f" ({low} to {high})"

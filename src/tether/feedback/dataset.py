@@ -1,0 +1,145 @@
+"""A dataset out of a store: rows of a shape, written to a file or folder, with its card and a receipt in the store.
+
+Its parts: `shapes.py` (judgements → rows), `files.py` (rows → bytes), `card.py` (README.md).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from tether.errors import InputError
+from tether.feedback.card import Subject, card, facts_of
+from tether.feedback.facts import next_id
+from tether.feedback.files import ENCODERS, write_file, write_folder
+from tether.feedback.queries import last_judgement
+from tether.feedback.records import Query
+from tether.feedback.schema import exports
+from tether.feedback.shapes import Options, Row, rows_of
+from tether.feedback.store import EVERYTHING, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an export wrote, as the store remembers it."""
+
+    id: int
+    query: Mapping[str, Any]
+    """Which judgements, which shape and options: with the store, all that is needed to write the same bytes again."""
+    last_judgement: int
+    num_rows: int
+    sha256: str
+    """Of the file; of a folder, over its data files' names and bytes."""
+    user: int | None
+    created: float
+
+
+def make_dataset(
+    store: Store,
+    out: Path,
+    shape: str = "preferences",
+    *,
+    query: Query = EVERYTHING,
+    options: Options | None = None,
+    kind: str = "jsonl",
+    license: str | None = None,
+    by: int | None = None,
+) -> Receipt:
+    """Writes `out`: a file where it ends in .jsonl, .csv or .parquet, else a folder with a file a split and a card.
+
+    `kind` is what a folder holds: jsonl, csv, parquet or datasets. `by` is the user who asked for it. Without a salt in
+    `options` the store's own is used, drawn once at random. The same query up to the same judgement gives the same
+    bytes.
+
+    InputError: an unknown shape, bad options, nothing to export, a split into a single file, or a place that is taken.
+    """
+    options = options or Options()
+    single = out.suffix.lower() in ENCODERS
+    if single and options.held_out:
+        raise InputError(f"{out}: one file would mix held-out prompts with the others; give a folder for held_out")
+    options.check()
+    given = bool(options.salt)
+    options = options if given else replace(options, salt=store_salt(store))
+    with store.reading() as db:
+        until = last_judgement(db) if query.until is None else min(query.until, last_judgement(db))
+        query = replace(query, until=until)
+        rows = rows_of(db, shape, query, options)
+        if not rows:
+            raise InputError(f"nothing to export as {shape}: no judgement that the query lets through makes such a row")
+        facts = None if single else facts_of(db, query, options.salt)
+    if facts is None:
+        sha256 = write_file(rows, out)
+    else:
+        splits = _splits(rows)
+        files = {} if kind == "datasets" else {split: f"{split}.{kind}" for split in splits}
+        subject = Subject(out.name, shape, splits, files, options, until, _version(), license)
+        sha256 = write_folder(splits, out, kind, {"README.md": card(subject, facts)})
+    asked = {
+        "shape": shape,
+        "kind": out.suffix.lower()[1:] if single else kind,
+        "salt": "given" if given else "store's",
+    }
+    return _record(store, {**_plain(query), **_plain(options), **asked}, until, len(rows), sha256, by)
+
+
+def store_salt(store: Store) -> str:
+    """The store's own salt for pseudonyms: 32 random bytes, drawn the first time it is asked for.
+
+    It lies in the store's table of exports. Who is forgotten gets another name there, so another pseudonym too.
+    """
+    with store.writing() as db:
+        for row in db.execute(select(exports.c.query).where(exports.c.num_rows == 0).order_by(exports.c.id)):
+            if "drawn_salt" in row.query:
+                return str(row.query["drawn_salt"])
+        salt = secrets.token_hex(32)
+        _insert(db, {"drawn_salt": salt}, 0, 0, "", None, store.now())
+    return salt
+
+
+def receipts(store: Store) -> list[Receipt]:
+    """Every export of the store, the newest first."""
+    with store.reading() as db:
+        rows = db.execute(select(exports).where(exports.c.num_rows > 0).order_by(exports.c.id.desc())).all()
+    return [Receipt(r.id, r.query, r.last_judgement, r.num_rows, r.sha256, r.user_id, r.created) for r in rows]
+
+
+def _splits(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for split in ("train", "test"):
+        if kept := [row for row in rows if row["split"] == split]:
+            found[split] = kept
+    return found
+
+
+def _plain(record: Query | Options) -> dict[str, Any]:
+    """For JSON; without the salt."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(record).items() if k != "salt"}
+
+
+def _record(store: Store, query: dict[str, Any], until: int, num_rows: int, sha256: str, by: int | None) -> Receipt:
+    with store.writing() as db:
+        now = store.now()
+        identity = _insert(db, query, until, num_rows, sha256, by, now)
+    return Receipt(identity, query, until, num_rows, sha256, by, now)
+
+
+def _insert(
+    db: Connection, query: dict[str, Any], until: int, num_rows: int, sha256: str, by: int | None, now: float
+) -> int:
+    identity = next_id(db, exports)
+    of = query.get("projects", [])
+    row = {"id": identity, "project_id": of[0] if len(of) == 1 else None, "user_id": by, "query": query}
+    row |= {"last_judgement": until, "num_rows": num_rows, "sha256": sha256, "created": now}
+    db.execute(insert(exports), row)
+    return identity
+
+
+def _version() -> str:
+    from tether import __version__
+
+    return __version__
