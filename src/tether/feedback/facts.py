@@ -159,12 +159,18 @@ def _add(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> lis
     return [known[row["key"]] for row in rows]
 
 
+def _readable(text: str) -> str:
+    """With a replacement for what no database keeps: text is for reading, and token ids are the truth."""
+    return _UNKEPT.sub("\ufffd", text)
+
+
 def _prompt_row(prompt: NewPrompt) -> dict[str, Any]:
     messages, token_ids = [dict(m) for m in prompt.messages], list(prompt.token_ids)
+    kept = [{name: _readable(said) for name, said in m.items()} for m in messages]
     return {
         "key": content_key(prompt.text, messages, token_ids),
-        "text": _UNKEPT.sub("\ufffd", prompt.text),
-        "messages": messages or None,
+        "text": _readable(prompt.text),
+        "messages": kept or None,
         "token_ids": token_ids or None,
         "meta": dict(prompt.meta) or None,
     }
@@ -178,7 +184,7 @@ def _response_row(prompt_keys: Mapping[int, str], response: NewResponse) -> dict
     return {
         "key": content_key(*parts),
         "prompt_id": response.prompt,
-        "text": _UNKEPT.sub("\ufffd", response.text),
+        "text": _readable(response.text),
         "token_ids": token_ids or None,
         "ended": response.ended,
         "checkpoint": response.checkpoint,
