@@ -207,10 +207,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 def figure(value: float | None) -> str:
     """A number to two digits.
 
-    >>> figure(0.456), figure(float("nan"))
-    ('0.46', '–')
+    >>> figure(0.456), figure(-0.1), figure(float("nan"))
+    ('0.46', '−0.10', '–')
     """
-    return "–" if value is None or value != value else f"{value:.2f}"
+    return "–" if value is None or value != value else f"{value:.2f}".replace("-", "\u2212")
 
 
 def p_value(p: float) -> str:
