@@ -183,6 +183,27 @@ def test_bad_input_is_one_sentence(votes, ties, message):
         crowd_bradley_terry(votes, ties, num_items=3, num_annotators=2)
     with pytest.raises(InputError, match="must be positive"):
         crowd_bradley_terry([[0, 0, 1]], num_items=3, num_annotators=2, ridge=0.0)
+    with pytest.raises(InputError, match="more votes imagined right than wrong"):
+        crowd_bradley_terry([[0, 0, 1]], num_items=3, num_annotators=2, prior=(1.0, 1.0))
+
+
+def test_it_ends_on_votes_of_every_kind():
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        items, people = int(rng.integers(2, 12)), int(rng.integers(1, 8))
+        true = rng.choice([0, 0.2, 0.5, 0.8, 1], people)
+        strengths = rng.normal(0, rng.choice([0.1, 1, 5]), items)
+        votes = []
+        for _ in range(rng.integers(1, 200)):
+            i, j = rng.choice(items, 2, replace=False)
+            a = rng.integers(people)
+            meant = rng.random() < 1 / (1 + math.exp(strengths[j] - strengths[i]))
+            votes.append((a, i, j) if meant == (rng.random() < true[a]) else (a, j, i))
+        ties = [rng.choice(items, 2, replace=False) for _ in range(rng.integers(0, 30))]
+        ridge = float(rng.choice([0.05, 0.25, 1, 4]))
+        fit = crowd_bradley_terry(votes, ties, num_items=items, num_annotators=people, ridge=ridge)
+        assert np.isfinite(fit.strengths).all()
+        assert ((fit.reliability > 0) & (fit.reliability < 1)).all()
 
 
 def test_no_votes_at_all():

@@ -29,9 +29,11 @@ from tether.errors import InputError
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
-_STEPS = 2000
-_TOLERANCE = 1e-6  # largest move of a strength or reliability that ends the search
-_DAMPING = 0.7  # how far a vote's message moves to what it should be: all move at once, and a full move can swing
+_STEPS = 5000
+_TOLERANCE = 1e-5  # largest move of a strength or reliability that ends the search
+_DAMPING = 0.7  # how far a vote's message moves to what it should be: all move at once, and full moves can swing
+_PATIENCE = 100  # rounds after which swings that don't die by themselves are damped more and more
+_LEAST = 0.05  # the most damping
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 
 Standing = Literal["sound", "chance", "reversed"]
@@ -107,19 +109,20 @@ def crowd_bradley_terry(
     cast, equal = _rows("votes", votes, 3), _rows("ties", ties, 2)
     _check_range("annotator", cast[:, 0], num_annotators)
     _check_range("item", np.concatenate([cast[:, 1:].ravel(), equal.ravel()]), num_items)
-    if not (ridge > 0 and min(prior) > 0):
-        raise InputError(f"ridge {ridge} and prior {prior}: must be positive")
+    if not (ridge > 0 and prior[0] > prior[1] > 0):
+        raise InputError(f"ridge {ridge} and prior {prior}: must be positive, and more votes imagined right than wrong")
     voter, pairs = cast[:, 0], np.concatenate([cast[:, 1:], equal])
     blocks = _blocks(_linked(pairs, num_items))
     messages = np.zeros((2, len(pairs)))
     strengths, reliability = np.zeros(num_items), np.full(num_annotators, prior[0] / sum(prior))
     for step in range(1, _STEPS + 1):
         belief = _believe(blocks, pairs, messages, num_items, ridge)
-        messages, chance = _heard(belief, messages, reliability[voter])
+        damping = max(_LEAST, _DAMPING * min(1.0, _PATIENCE / step))
+        messages, chance = _heard(belief, messages, reliability[voter], damping)
         trusted = _trust(chance, voter, reliability, prior)
         change = max(np.abs(belief.strengths - strengths).max(initial=0), np.abs(trusted - reliability).max(initial=0))
         strengths, reliability = belief.strengths, trusted
-        if change <= _TOLERANCE and step > 1:
+        if change <= _TOLERANCE * damping and step > 1:
             found = [Block(items, covariance) for items, covariance in zip(blocks, belief.covariances, strict=True)]
             errors = _trust_slope_and_bend(chance, voter, reliability, prior)[1] ** -0.5
             return CrowdFit(strengths, found, reliability, errors, np.bincount(voter, minlength=num_annotators), step)
@@ -158,27 +161,26 @@ def _believe(blocks: Sequence[_Ints], pairs: _Ints, messages: _Floats, num_items
     return _Belief(strengths, covariances, strengths[pairs[:, 0]] - strengths[pairs[:, 1]], variance)
 
 
-def _heard(belief: _Belief, messages: _Floats, trust: _Floats) -> tuple[_Floats, _Floats]:
+def _heard(belief: _Belief, messages: _Floats, trust: _Floats, damping: float) -> tuple[_Floats, _Floats]:
     """New messages (2, E), precision and precision × mean; and (V,) what the others say of the winner's chance to win.
 
     A vote's message is what makes the belief without it, once multiplied, match the mean and variance of that belief
-    times the vote's likelihood. Normal integrals are sums over 24 nodes.
+    times the vote's likelihood. A vote that contradicts the rest would widen it; here it only moves the mean, so that
+    every belief is a proper one. Normal integrals are sums over 24 nodes.
     """
-    rest = 1 / belief.variance - messages[0]
-    usable = rest > 1e-6  # elsewhere a message waits until the others have moved
-    spread = 1 / np.where(usable, rest, 1.0)
+    spread = 1 / (1 / belief.variance - messages[0])
     mean = spread * (belief.gap / belief.variance - messages[1])
     gaps = mean[:, None] + np.sqrt(spread)[:, None] * _NODES  # (E, nodes)
     win = _sigmoid(gaps)
-    likelihood = np.sqrt(win * (1 - win))
+    likelihood = 0.5 / np.cosh(np.clip(gaps / 2, -300, 300))
     likelihood[: len(trust)] = (1 - trust[:, None]) + (2 * trust[:, None] - 1) * win[: len(trust)]
     mass = likelihood * _WEIGHTS
     mass = mass / mass.sum(1, keepdims=True)
     matched = (mass * gaps).sum(1)
-    sharp = 1 / (mass * (gaps - matched[:, None]) ** 2).sum(1)
+    sharp = 1 / np.minimum((mass * (gaps - matched[:, None]) ** 2).sum(1), spread)
     new = np.stack([sharp - 1 / spread, sharp * matched - mean / spread])
     chance = (win[: len(trust)] @ _WEIGHTS) / _WEIGHTS.sum()
-    return np.where(usable, messages + _DAMPING * (new - messages), messages), chance
+    return messages + damping * (new - messages), chance
 
 
 def _trust(chance: _Floats, voter: _Ints, reliability: _Floats, prior: tuple[float, float]) -> _Floats:
