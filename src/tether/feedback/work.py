@@ -40,6 +40,7 @@ _CLOSE = (
     .values(state=bindparam("to"), expires=bindparam("until"))
 )
 _COUNT = update(items).where(items.c.id == bindparam("the_id")).values(done=items.c.done + bindparam("more"))
+_GUIDELINES = select(guidelines.c.id)
 _NEWEST_WORD = (
     select(func.max(judgements.c.id))
     .join_from(judgements, assignments)
@@ -59,7 +60,7 @@ def submit(db: Connection, answers: Sequence[Answer], by: int | None, now: float
     for answer in answers:
         check_form(answer)
     wanted = {a.guideline for a in answers}
-    versions = {row.id for row in find(db, select(guidelines.c.id), guidelines.c.id, wanted)}
+    versions = {row.id for row in find(db, _GUIDELINES, guidelines.c.id, wanted)}
     if missing := wanted - versions:
         raise Missing(f"guideline {min(missing)}: there is no such version; add it first")
     stored = {j.submit_key: j for j in by_submit_key(db, [a.submit_key for a in answers])}
