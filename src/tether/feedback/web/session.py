@@ -7,6 +7,7 @@ through a browser's cookie without the token of our own forms.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -72,11 +73,19 @@ def visitor(request: Request) -> Visitor:
 Known = Annotated[Visitor, Depends(visitor)]
 
 
-async def checked(request: Request, known: Known) -> None:
-    """Refuses what the visitor may not do, before anything of the request's body is used.
+async def checked(request: Request, known: Known) -> AsyncIterator[None]:
+    """Refuses what the visitor may not do, before anything of the request's body is used; closes files they sent.
 
     NotSignedIn or 403 under /admin; 403 for a change that another site's page could have made.
     """
+    try:
+        await _check(request, known)
+        yield
+    finally:
+        await request.close()
+
+
+async def _check(request: Request, known: Visitor) -> None:
     if request.url.path == "/admin" or request.url.path.startswith("/admin/"):
         await admin_only(known)
     if request.method in _SAFE or not known.by_cookie:
