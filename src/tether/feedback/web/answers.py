@@ -5,7 +5,7 @@ Every error speaks of positions and of the task's number: nothing here names an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,10 +14,10 @@ from sqlalchemy import select
 from tether.errors import InputError
 from tether.feedback.facts import content_key
 from tether.feedback.projects import Settings
-from tether.feedback.records import Answer, Judgement, Shown
+from tether.feedback.records import Answer, Conflict, Judgement, Shown
 from tether.feedback.schema import guidelines
 from tether.feedback.store import Store
-from tether.feedback.web.turns import LARGEST, Turn, by_number
+from tether.feedback.web.turns import LARGEST, Turn, by_number, held, stored_answer
 
 Rank = Annotated[int, Field(strict=True, ge=0, le=8)]
 LETTERS = "ABCDEFGHI"
@@ -54,6 +54,18 @@ def options(settings: Settings) -> dict[str, Any]:
     """What a task of the project may be answered with."""
     asked = ("ties", "all_bad", "strength", "attributes", "rationale", "correction", "skip_reasons", "flag_reasons")
     return settings.model_dump(mode="json", include=set(asked))
+
+
+def give(store: Store, user: int, number: int, submit_key: str, said_of: Callable[[Turn], Said]) -> Judgement:
+    """Stores what is said of an open turn, or returns what was stored under this key before. Errors as below."""
+    try:
+        turn = held(store, user, number)
+    except Conflict:
+        stored = stored_answer(store, user, number, own_key(user, submit_key))
+        if stored is None:
+            raise
+        return stored
+    return store_answer(store, user, turn, said_of(turn))
 
 
 def store_answer(store: Store, user: int, turn: Turn, said: Said) -> Judgement:
@@ -163,6 +175,8 @@ def _guideline(store: Store, where: str, turn: Turn, version: int) -> int:
         with store.reading() as db:  # to add what is there already would take the write lock
             known = db.execute(select(guidelines.c.id).where(guidelines.c.key == content_key(""))).scalar()
         return store.add_guideline("") if known is None else int(known)
+    if turn.project.guideline is not None and turn.project.guideline.version == version:
+        return turn.project.guideline.id
     found = next((known.id for known in store.guidelines(turn.project.id) if known.version == version), None)
     if found is None:
         raise InputError(f"{where}: its project has no guideline of version {version}")

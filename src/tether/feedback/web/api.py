@@ -6,9 +6,11 @@ model wrote a response, which items are gold, or what others said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tether.errors import InputError
@@ -16,10 +18,10 @@ from tether.feedback.accounts import TooMany
 from tether.feedback.records import Conflict, Judgement
 from tether.feedback.store import Store
 from tether.feedback.web import turns
-from tether.feedback.web.answers import Said, options, own_key, store_answer
+from tether.feedback.web.answers import Said, by_position, give, options, own_key
 from tether.feedback.web.render import rendered
 from tether.feedback.web.session import Accounted, SignedIn, Stored
-from tether.feedback.web.turns import LARGEST, MOST_HELD, Turn
+from tether.feedback.web.turns import LARGEST, MOST_HELD, Answered, Turn
 
 router = APIRouter(prefix="/api")
 Id = Annotated[int, Path(ge=1, le=LARGEST)]
@@ -110,9 +112,10 @@ def acknowledge(store: Stored, user: SignedIn, project: Id, given: Version) -> d
 
 
 @router.post("/projects/{project}/claim")
-def claim(store: Stored, user: SignedIn, project: Id, given: Wanted) -> dict[str, Any]:
+def claim(store: Stored, user: SignedIn, project: Id, given: Wanted) -> JSONResponse:
     """Up to `limit` tasks, those held first; none when there is nothing to do."""
-    return {"tasks": [_task(turn) for turn in turns.take(store, user.id, project, given.limit)]}
+    # A ready response: FastAPI checks and writes other values in a thread of their own.
+    return JSONResponse({"tasks": [_task(turn) for turn in turns.take(store, user.id, project, given.limit)]})
 
 
 @router.post("/assignments/{number}/heartbeat")
@@ -122,9 +125,9 @@ def heartbeat(store: Stored, user: SignedIn, number: Id) -> dict[str, float]:
 
 
 @router.post("/assignments/{number}/answer")
-def answer(store: Stored, user: SignedIn, number: Id, said: Said) -> dict[str, Any]:
+def answer(store: Stored, user: SignedIn, number: Id, said: Said) -> JSONResponse:
     """Stores an answer. The same submit key again returns what was stored the first time."""
-    return receipt(number, give_answer(store, user.id, number, said))
+    return JSONResponse(receipt(number, give(store, user.id, number, said.submit_key, lambda turn: said)))
 
 
 @router.post("/assignments/{number}/undo")
@@ -133,16 +136,17 @@ def undo(store: Stored, user: SignedIn, number: Id, given: Key) -> dict[str, Any
     return receipt(number, turns.take_back(store, user.id, number, own_key(user.id, given.submit_key)))
 
 
-def give_answer(store: Store, user: int, number: int, said: Said) -> Judgement:
-    """Stores an answer to an open task, or returns what was stored under its key before."""
-    try:
-        turn = turns.held(store, user, number)
-    except Conflict:
-        stored = turns.stored_answer(store, user, number, own_key(user, said.submit_key))
-        if stored is None:
-            raise
-        return stored
-    return store_answer(store, user, turn, said)
+@router.get("/projects/{project}/history")
+def history(
+    store: Stored,
+    user: SignedIn,
+    project: Id,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
+) -> dict[str, Any]:
+    """One's own answers in force, the newest first; `before` is the `assignment` to go on from."""
+    found = turns.past(store, user.id, project, limit, before)
+    return {"answers": [_answered(one) for one in found]}
 
 
 def read_guideline(store: Store, user: int, project: int, version: int) -> None:
@@ -159,13 +163,28 @@ def receipt(number: int, judgement: Judgement) -> dict[str, Any]:
     return {"assignment": number, "revision": judgement.revision, "action": judgement.action}
 
 
+def _answered(one: Answered) -> dict[str, Any]:
+    judgement, past = one.past.judgement, one.past
+    shown = {
+        "prompt": past.prompt,
+        "messages": conversation(past.messages),
+        "responses": [response.text for response in past.responses],
+    }
+    return receipt(one.number, judgement) | shown | by_position(judgement) | {"created": judgement.created}
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Who said what; whatever else came with a message may tell where it is from."""
+    return [{"role": str(m.get("role", "")), "content": str(m.get("content", ""))} for m in messages]
+
+
 def _task(turn: Turn) -> dict[str, Any]:
     return {
         "assignment": turn.number,
         "project": turn.project.id,
         "kind": turn.assignment.kind,
         "prompt": turn.assignment.prompt,
-        "messages": [{"role": m.get("role", ""), "content": m.get("content", "")} for m in turn.assignment.messages],
+        "messages": conversation(turn.assignment.messages),
         "responses": [response.text for response in turn.assignment.responses],
         "lease_seconds": turn.lease_seconds,
         "guideline_version": turn.project.guideline.version if turn.project.guideline else 0,

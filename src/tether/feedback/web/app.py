@@ -24,7 +24,7 @@ from tether.errors import InputError
 from tether.feedback.accounts import WINDOW, Accounts, TooMany
 from tether.feedback.records import Conflict, Missing
 from tether.feedback.store import Store
-from tether.feedback.web import api, dashboard, doors, manage, new_project, project_pages
+from tether.feedback.web import api, dashboard, doors, manage, new_project, project_pages, shortcuts, tasks
 from tether.feedback.web.figures import Board
 from tether.feedback.web.sampling import Jobs, Sampler
 from tether.feedback.web.security import LOOPBACK, Guard, protection
@@ -61,7 +61,16 @@ def create_app(
     app.state.store, app.state.accounts, app.state.secure = store, Accounts(store), secure
     app.state.jobs, app.state.board, app.state.files = Jobs(store, sampler), Board(store), files
     app.state.templates = templates()
-    for router in (doors.router, api.router, manage.router, new_project.router, project_pages.router, dashboard.router):
+    for router in (
+        doors.router,
+        api.router,
+        tasks.router,
+        shortcuts.router,
+        manage.router,
+        new_project.router,
+        project_pages.router,
+        dashboard.router,
+    ):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_error_pages(app)

@@ -25,7 +25,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-LONGEST = 200_000
+LONGEST = 50_000
 """Characters of a text that is still parsed; a longer one is shown as it is."""
 _LONGEST_FORMULA = 2000
 _TOP_HEADING = 3  # the page has the task as h1 and each response as h2

@@ -11,19 +11,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Integer, bindparam, func, select
 
 from tether.errors import InputError
 from tether.feedback import claims, projects, queries
 from tether.feedback.projects import Project
-from tether.feedback.records import Assignment, Conflict, Judgement, Missing
-from tether.feedback.schema import assignments
+from tether.feedback.records import Assignment, Conflict, Judgement, Missing, Past
+from tether.feedback.schema import assignments, items
 from tether.feedback.store import Store
 
 MOST_HELD = 5
 """Turns one annotator may hold at once."""
 LARGEST = 2**31 - 1
 """The largest number the databases take for an id."""
+
+_mine = select(assignments.c.id).where(assignments.c.user_id == bindparam("user"))
+_EARLIER = select(func.count()).select_from(_mine.where(assignments.c.id < bindparam("first")).subquery())
+_SINCE = _mine.where(assignments.c.id.between(bindparam("first"), bindparam("last"))).order_by(assignments.c.id)
+_NTH = _mine.order_by(assignments.c.id).offset(bindparam("skipped", type_=Integer)).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,14 @@ class Turn:
     project: Project
     lease_seconds: float
     """How long the place is still held; 0 when that time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer in force, to look at again."""
+
+    number: int
+    past: Past
 
 
 def project_for(db: Connection, user: int, project: int) -> Project:
@@ -99,22 +112,36 @@ def take_back(store: Store, user: int, number: int, submit_key: str) -> Judgemen
         raise Conflict(f"task {number}: its answer is taken back already, or this key was used before") from None
 
 
+def past(store: Store, user: int, project: int, limit: int, before: int | None) -> list[Answered]:
+    """The user's own answers in force, the newest first; `before` is the number of a turn to go on from."""
+    with store.reading() as db:
+        project_for(db, user, project)
+        newest = queries.history(db, identity_of(db, user, before)) if before is not None else []
+    mine = store.mine(user, project, limit, newest[-1].id if newest else None)
+    with store.reading() as db:
+        numbers = numbers_of(db, user, [one.judgement.assignment for one in mine])
+    return [Answered(numbers[one.judgement.assignment], one) for one in mine]
+
+
+def done_by_project(db: Connection, user: int) -> dict[int, int]:
+    """Project id → how many items the user has answered in it."""
+    mine = (assignments.c.user_id == user) & (assignments.c.state == "done")
+    query = select(items.c.project_id, func.count()).select_from(assignments).join(items).where(mine)
+    return {row[0]: row[1] for row in db.execute(query.group_by(items.c.project_id))}
+
+
 def numbers_of(db: Connection, user: int, ids: Sequence[int]) -> dict[int, int]:
     """Assignment id → its number among the user's own. Turns are only ever added, so a number stays."""
     if not ids:
         return {}
-    mine = select(assignments.c.id).where(assignments.c.user_id == user)
-    earlier = int(
-        db.execute(select(func.count()).select_from(mine.where(assignments.c.id < min(ids)).subquery())).scalar_one()
-    )
-    since = db.execute(mine.where(assignments.c.id.between(min(ids), max(ids))).order_by(assignments.c.id)).scalars()
-    return {identity: earlier + at for at, identity in enumerate(since, 1)}
+    span = {"user": user, "first": min(ids), "last": max(ids)}
+    earlier = int(db.execute(_EARLIER, span).scalar_one())
+    return {identity: earlier + at for at, identity in enumerate(db.execute(_SINCE, span).scalars(), 1)}
 
 
 def identity_of(db: Connection, user: int, number: int) -> int:
     """The id of the user's turn of this number, or Missing."""
-    mine = select(assignments.c.id).where(assignments.c.user_id == user).order_by(assignments.c.id)
-    found = db.execute(mine.offset(number - 1).limit(1)).scalar() if 0 < number <= LARGEST else None
+    found = db.execute(_NTH, {"user": user, "skipped": number - 1}).scalar() if 0 < number <= LARGEST else None
     if found is None:
         raise Missing(f"task {number}: there is no such task")
     return int(found)
