@@ -1,0 +1,272 @@
+"""Files of answers given elsewhere → judgements in a store.
+
+Its parts: `readers.py` (files → records, by format), `foreign.py` (what records and answers are).
+
+Whoever answered becomes a user without a password, under the name of the tool, so nobody's account is taken for theirs.
+Importing a file again adds nothing, and an answer that is there is never changed. Where a file does not say in which
+order the responses were shown, the order kept is drawn, and the answer is marked so that no measure of position bias
+counts it. Answers are by the guideline given, or by one that says that none is known.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from tether.config import DataConfig
+from tether.data.rows import read_rows
+from tether.errors import InputError
+from tether.feedback.accounts import record as note
+from tether.feedback.claims import item_texts, shuffled
+from tether.feedback.facts import (
+    add_guideline,
+    add_items,
+    add_prompts,
+    add_responses,
+    add_user,
+    content_key,
+    find,
+    next_id,
+)
+from tether.feedback.foreign import Reading, Record, Said
+from tether.feedback.projects import Attribute, Project, Settings, add_project, one_project
+from tether.feedback.readers import READERS, format_of
+from tether.feedback.records import Answer, ItemKind, NewItem, NewPrompt, NewResponse
+from tether.feedback.schema import assignments, items, projects
+from tether.feedback.shapes import UNKNOWN_ORDER
+from tether.feedback.store import Store
+from tether.feedback.work import submit
+
+_UNKNOWN_GUIDELINE = "Imported. What these annotators were told is not known."
+_CHUNK = 200  # records between two looks at what is there
+_SCALES = (1, 5, 7, 10)  # the best rating, when the file shows ratings but not their scale
+
+
+class Imported(NamedTuple):
+    """What a file came to."""
+
+    project: int
+    records: int
+    items: int
+    """Questions that were not there before."""
+    answers: int
+    """Judgements added, skips included."""
+    known: int
+    """Answers left as they were: that user had answered that item before."""
+    left_out: int
+    """Drafts, and adjudications of another store."""
+    identical: int
+    """Records passed over because two of their responses are the same text."""
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Everything the adding of records needs to know."""
+
+    project: Project
+    guideline: int
+    overlap: int | None
+    now: float
+
+
+def import_answers(
+    store: Store,
+    data: DataConfig,
+    project: str,
+    *,
+    format: str = "auto",
+    kind: ItemKind | None = None,
+    reading: Reading | None = None,
+    guideline: str | None = None,
+    overlap: int | None = None,
+    by: int | None = None,
+) -> Imported:
+    """Adds all answers of a file to the project of this name, made when new: all of them, or none and an InputError.
+
+    `kind` is that of a new project; found from the answers when not given. Items want no more answers than the file
+    has, unless `overlap` says so; those without one want as many as the project's settings say.
+    InputError names file, record and field.
+    """
+    rows, source = read_rows(data), data.path
+    chosen = format_of(rows, source) if format == "auto" else format
+    if chosen not in READERS:
+        raise InputError(f"format {chosen!r}: is none of auto, {', '.join(READERS)}")
+    with store.writing() as db:
+        now = store.now()
+        row = db.execute(select(projects.c.id, projects.c.kind).where(projects.c.name == project)).first()
+        editing = (kind if row is None else row.kind) == "edit"
+        records = list(READERS[chosen](rows, source, reading or Reading(), editing))
+        if not any(one.said for one in records):
+            raise InputError(f"{source}: holds no answers; a file of prompts and responses is added in the app")
+        identity = row.id if row is not None else _new_project(db, project, kind, records, now)
+        task = _Task(one_project(db, identity), add_guideline(db, guideline or _UNKNOWN_GUIDELINE, now), overlap, now)
+        before = next_id(db, items)
+        added = known = 0
+        apart = [one for one in records if len(set(one.responses)) == len(one.responses)]
+        for start in range(0, len(apart), _CHUNK):
+            here = _add_all(db, apart[start : start + _CHUNK], task)
+            added, known = added + here[0], known + here[1]
+        found = Imported(
+            project=identity,
+            records=len(records),
+            items=next_id(db, items) - before,
+            answers=added,
+            known=known,
+            left_out=sum(one.left_out for one in records),
+            identical=len(records) - len(apart),
+            users=len({said.user for one in records for said in one.said}),
+        )
+        if found.answers or found.items:
+            note(db, by, "imported", now, file=source, project=identity, answers=found.answers, items=found.items)
+    return found
+
+
+def _new_project(db: Connection, name: str, kind: ItemKind | None, records: Sequence[Record], now: float) -> int:
+    """A project of the kind the answers are of, with the attributes they rate."""
+    said = [one for record in records for one in record.said]
+    values: dict[str, list[int]] = defaultdict(list)
+    for one in said:
+        for of_response in one.ratings or ():
+            for attribute, value in of_response.items():
+                values[attribute].append(value)
+    scales = [_scale(attribute, given) for attribute, given in values.items()]
+    sizes = {len(record.responses) for record in records}
+    if kind is None and any(one.ranks is not None for one in said):
+        kind = "pair" if sizes == {2} else "ranking"
+    kind = kind or ("rating" if values else "edit" if any(one.correction is not None for one in said) else None)
+    if kind is None:
+        raise InputError(f"{records[0].where}: all answers are skips, so the kind of project {name!r} must be given")
+    settings = Settings(attributes=tuple(scales), shown=max(sizes), correction=kind == "edit")
+    return add_project(db, name, kind, settings, now)
+
+
+def _scale(attribute: str, values: Sequence[int]) -> Attribute:
+    low, high = min(*values, 1), max(values)
+    if low < -10 or high > 10:
+        raise InputError(f"attribute {attribute!r}: values go from {low} to {high}, but scales from -10 to 10 at most")
+    return Attribute(name=attribute, low=low, high=next(top for top in _SCALES if top >= high and top > low))
+
+
+def _add_all(db: Connection, records: Sequence[Record], task: _Task) -> tuple[int, int]:
+    """How many answers were added and how many known. When one record is wrong, it is looked for and named."""
+    try:
+        with db.begin_nested():
+            return _add(db, records, task)
+    except InputError as error:
+        if len(records) == 1:
+            raise InputError(f"{records[0].where}: {error}") from None
+    counts = [_add_all(db, [record], task) for record in records]
+    return sum(new for new, _ in counts), sum(known for _, known in counts)
+
+
+def _add(db: Connection, records: Sequence[Record], task: _Task) -> tuple[int, int]:
+    of_record = _add_items(db, records, task)
+    users = {
+        (said.user, said.kind): add_user(db, said.user, said.kind, task.now) for one in records for said in one.said
+    }
+    query = select(assignments.c.item_id, assignments.c.user_id).where(assignments.c.role == "annotate")
+    there = {(row.item_id, row.user_id) for row in find(db, query, assignments.c.item_id, [i for i, _ in of_record])}
+    new: list[tuple[int, int, Said, Record, list[int]]] = []
+    known = 0
+    for record, (item, responses) in zip(records, of_record, strict=True):
+        for said in record.said:
+            user = users[said.user, said.kind]
+            if (item, user) in there:
+                known += 1
+            else:
+                there.add((item, user))
+                new.append((item, user, said, record, responses))
+    _make_room(db, [item for item, _, said, *_ in new if said.skip is None], task.now)
+    _submit(db, new, task)
+    return len(new), known
+
+
+def _add_items(db: Connection, records: Sequence[Record], task: _Task) -> list[tuple[int, list[int]]]:
+    """Each record's item, and its responses in the order of the record."""
+    prompts = add_prompts(db, [NewPrompt(r.prompt, r.messages, meta=r.meta) for r in records])
+    flat = [
+        NewResponse(
+            prompt,
+            text,
+            ended=record.ended[at] if record.ended else True,
+            checkpoint=record.checkpoints[at] if record.checkpoints else None,
+        )
+        for prompt, record in zip(prompts, records, strict=True)
+        for at, text in enumerate(record.responses)
+    ]
+    ids = iter(add_responses(db, flat))
+    of_record = [[next(ids) for _ in record.responses] for record in records]
+    return list(zip(add_items(db, _new_items(records, of_record, task)), of_record, strict=True))
+
+
+def _new_items(records: Sequence[Record], of_record: Sequence[list[int]], task: _Task) -> list[NewItem]:
+    found = []
+    for record, responses in zip(records, of_record, strict=True):
+        answers = sum(said.skip is None for said in record.said)
+        overlap = task.overlap or (answers or task.project.settings.overlap)
+        gold = None if record.gold is None else dict(zip(responses, record.gold, strict=True))
+        known = None if gold is None else {response: rank for response, rank in gold.items() if rank is not None}
+        found.append(NewItem(responses, overlap, task.project.kind, task.project.id, known))
+    return found
+
+
+_LIVE = (
+    select(assignments.c.item_id, func.count().label("live"))
+    .where(assignments.c.state == "open", assignments.c.expires > bindparam("now"))
+    .group_by(assignments.c.item_id)
+)
+_RAISE = update(items).where(items.c.id == bindparam("the_id")).values(overlap=bindparam("wanted"))
+
+
+def _make_room(db: Connection, answered: Sequence[int], now: float) -> None:
+    """Raises the overlap of items that would otherwise get more answers than they want."""
+    live = {row.item_id: row.live for row in db.execute(_LIVE, {"now": now})} if answered else {}
+    query = select(items.c.id, items.c.done, items.c.overlap)
+    raised = []
+    for row in find(db, query, items.c.id, answered):
+        wanted = row.done + live.get(row.id, 0) + answered.count(row.id)
+        if wanted > row.overlap:
+            raised.append({"the_id": row.id, "wanted": wanted})
+    if raised:
+        db.execute(_RAISE, raised)
+
+
+def _submit(db: Connection, new: Sequence[tuple[int, int, Said, Record, list[int]]], task: _Task) -> None:
+    """An assignment for each answer, then the answer by the way every other takes."""
+    texts = item_texts(db, sorted({item for item, *_ in new}))
+    keys = {row.id: row.key for row in find(db, select(items.c.id, items.c.key), items.c.id, texts)}
+    first, rows = next_id(db, assignments), []
+    by_time: dict[float, list[Answer]] = defaultdict(list)
+    for at, (item, user, said, record, responses) in enumerate(new):
+        order = responses if record.shown else shuffled(keys[item], said.user, texts[item])
+        when = task.now if said.created is None else said.created
+        rows.append(
+            {"id": first + at, "item_id": item, "user_id": user, "shown": order, "state": "open"}
+            | {"claimed": when, "expires": when + 1}
+        )
+        key = content_key(keys[item], said.user)
+        by_time[when].append(
+            _answer(first + at, f"{'' if record.shown else UNKNOWN_ORDER}{key}", said, responses, task)
+        )
+    if rows:
+        db.execute(insert(assignments), rows)
+    for when, answers in sorted(by_time.items()):
+        submit(db, answers, None, when)
+
+
+def _answer(assignment: int, key: str, said: Said, responses: Sequence[int], task: _Task) -> Answer:
+    pairs = zip(responses, said.ranks or (), strict=False)
+    return Answer(
+        assignment,
+        key,
+        task.guideline,
+        None if said.ranks is None else {response: rank for response, rank in pairs if rank is not None},
+        ratings=None if said.ratings is None else dict(zip(responses, said.ratings, strict=True)),
+        skip=said.skip,
+        **{n: getattr(said, n) for n in ("strength", "all_bad", "rationale", "seconds", "correction", "flag")},
+    )
