@@ -118,10 +118,10 @@ class Client:
         """Takes one's own answer back; the task is open again."""
         return dict(self._post(f"/api/assignments/{assignment}/undo", {"submit_key": submit_key}))
 
-    def history(self, project: int, limit: int = 50, before: int | None = None) -> Any:
-        """One's own answers in force, newest first."""
+    def history(self, project: int, limit: int = 50, before: int | None = None) -> list[dict[str, Any]]:
+        """One's own answers in force, the newest first; `before` is the `assignment` to go on from."""
         asked = {"limit": limit} | ({} if before is None else {"before": before})
-        return self._ask("GET", f"/api/projects/{project}/history?{urlencode(asked)}")
+        return list(self._ask("GET", f"/api/projects/{project}/history?{urlencode(asked)}")["answers"])
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._ask("POST", path, json.dumps(body).encode())
