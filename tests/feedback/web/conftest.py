@@ -1,8 +1,15 @@
-"""A store, the app over it, and browsers (test clients) of an admin and of annotators who are signed in."""
+"""A store, the app over it, and browsers of an admin and of annotators who are signed in.
+
+Most tests use a test client; those named after Chromium use the real browser, over a real server.
+"""
 
 from __future__ import annotations
 
 import re
+import socket
+import threading
+import time
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,9 +67,18 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's file with nothing in it: copying it is cheaper than making one."""
+    path = tmp_path_factory.mktemp("empty") / "preferences.sqlite"
+    Store.open(path).close()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with Store.open(tmp_path / "preferences.sqlite", clock=clock) as opened:
+def store(empty_store: Path, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    shutil.copy(empty_store, tmp_path)
+    with Store.open(tmp_path / empty_store.name, clock=clock) as opened:
         yield opened
 
 
@@ -101,3 +117,58 @@ def admin(person: Callable[..., Browser]) -> Browser:
 @pytest.fixture
 def annotator(person: Callable[..., Browser]) -> Browser:
     return person("ann")
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A real browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(app: FastAPI) -> Iterator[str]:
+    """Where the app is served, on a free port."""
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, address: str, store: Store) -> Iterator[Callable[..., Any]]:
+    """Opens Chromium as a user: `visit(user, "/projects/2/task", viewport={…})` gives the page."""
+    contexts: list[Any] = []
+
+    def open_as(user: int | None, path: str = "/", **about: Any) -> Any:
+        context = chromium.new_context(base_url=address, **{"viewport": {"width": 1280, "height": 900}, **about})
+        contexts.append(context)
+        if user is not None:
+            token = Accounts(store).token_for(user)
+            context.add_cookies([{"name": "tether_session", "value": token, "url": address}])
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.goto(path)
+        return page
+
+    yield open_as
+    for context in contexts:
+        context.close()

@@ -152,7 +152,7 @@ def checkpoint_at(files: Path, given: str) -> str:
         path = (root / given).resolve()
         if path.is_relative_to(root) and path != root and path.is_dir():
             return str(path)
-        elsewhere = Path(given).expanduser().exists()
+        elsewhere = path.exists() or Path(given).expanduser().exists()
     except (OSError, ValueError, RuntimeError):
         elsewhere = True
     if given != "base" and (elsewhere or not _HUB_ID.fullmatch(given) or len(given) > 200):
