@@ -6,10 +6,10 @@ Most tests use a test client; those named after Chromium use the real browser, o
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import threading
 import time
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -187,6 +187,7 @@ export class TaskForm {
   check(radio) {
     if (!radio) return false;
     radio.checked = true;
+    if (document.activeElement.name === radio.name) radio.focus(); // where Tab goes on from
     radio.dispatchEvent(new Event("change", { bubbles: true }));
     this.announce(`${radio.nextElementSibling.firstChild.textContent.trim()}: chosen`);
     return true;
