@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +34,8 @@ TRIES = 8
 From all addresses together five times as many, of all names from one address ten times as many.
 """
 WINDOW = 900.0
+HASHES_AT_ONCE = 2
+"""Passwords that are hashed at the same time: each takes 64 MiB and a while, and anybody may ask for it."""
 _SHORTEST, _LONGEST = 10, 1000
 _WRONG = "name or password is wrong"
 _WHO = (
@@ -77,6 +80,7 @@ class Accounts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._hasher = _hasher()
+        self._hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
         self._nobody = self._hasher.hash(
             secrets.token_hex()
         )  # so that an unknown name takes as long as a wrong password
@@ -174,13 +178,15 @@ class Accounts:
     def _hash(self, password: str) -> str:
         if not _SHORTEST <= len(password) <= _LONGEST:
             raise InputError(f"the password must have {_SHORTEST} to {_LONGEST} characters")
-        return self._hasher.hash(password)
+        with self._hashing:
+            return self._hasher.hash(password)
 
     def _fits(self, hashed: str, password: str) -> bool:
         from argon2.exceptions import VerifyMismatchError
 
         try:
-            return self._hasher.verify(hashed, password[: _LONGEST + 1])
+            with self._hashing:
+                return self._hasher.verify(hashed, password[: _LONGEST + 1])
         except VerifyMismatchError:
             return False
 

@@ -94,7 +94,7 @@ def _sqlite(url: URL) -> Engine:
     path = Path(str(url.database))
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)  # what people wrote is not for logs
     event.listen(engine, "connect", _prepare)
     return engine
 
@@ -104,7 +104,8 @@ def _postgresql(url: URL) -> Engine:
         import psycopg  # noqa: F401
     except ImportError:
         raise InputError("PostgreSQL needs the package psycopg: pip install 'tether-rlhf[pg]'") from None
-    return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=20)
+    place = url.set(drivername="postgresql+psycopg")
+    return create_engine(place, pool_pre_ping=True, pool_size=20, hide_parameters=True)
 
 
 def _prepare(connection: Any, _record: Any) -> None:
