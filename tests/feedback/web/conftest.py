@@ -67,18 +67,9 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store's file with nothing in it: copying it is cheaper than making one."""
-    path = tmp_path_factory.mktemp("empty") / "preferences.sqlite"
-    Store.open(path).close()
-    return path
-
-
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    shutil.copy(empty_store, tmp_path)
-    with Store.open(tmp_path / empty_store.name, clock=clock) as opened:
+def store(migrated_file: Path, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    with Store.open(shutil.copy(migrated_file, tmp_path / "preferences.sqlite"), clock=clock) as opened:
         yield opened
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.feedback.web.conftest import BASE, Browser
+from tests.feedback.web.conftest import BASE, PASSWORD, Browser
 
 from tether.errors import InputError
+from tether.feedback.accounts import Accounts
 from tether.feedback.intake import Written
 from tether.feedback.projects import Settings
 from tether.feedback.records import NewItem, NewPrompt, NewResponse
 from tether.feedback.schema import exports, responses
+from tether.feedback.store import Store
 from tether.feedback.web.app import create_app
 from tether.feedback.web.settings_form import settings_fields
 
@@ -163,7 +165,9 @@ def test_states_guidelines_and_members(admin, store, project, annotator):
     assert admin.send_form(f"{base}/state", state="gone").status_code == 422
     admin.send_form(f"{base}/guideline", text="Prefer the truer answer.")
     assert [g.version for g in store.guidelines(project)] == [1, 2]
-    assert "kinder" in admin.get(f"{base}/guideline").text
+    page = admin.get(f"{base}/guideline").text
+    assert re.search(r"<del>.*Prefer the kinder answer\.</del>", page)
+    assert re.search(r"<ins>.*Prefer the truer answer\.</ins>", page)
     assert admin.send_form(f"{base}/guideline", text="  ").status_code == 422
     admin.send_form(f"{base}/members", person=annotator.user, change="add")
     assert [user.name for user in store.members(project)] == ["ann"]
@@ -222,10 +226,12 @@ def test_gold_items_are_those_nobody_was_asked(admin, store, project, vote):
     assert admin.send_form(f"{base}/{other}", **ranks).status_code == 303
     assert store.gold(project) == {other: {int(first): 1, int(second): 0}}
     assert "1 gold items" in admin.get(base).text
-    for item, form in ((asked, ranks), (other, ranks), (999, ranks), (other + 1, {f"rank_{first}": "1"})):
-        assert admin.send_form(f"{base}/{item}", **form).status_code == 422
-    strange = {f"rank_{first}": "1", f"rank_{second}": "2"}
-    assert admin.send_form(f"{base}/{other + 1}", **strange).status_code == 422
+    for item in (asked, other):
+        assert "was asked already" in alert(admin.send_form(f"{base}/{item}", **ranks))
+    for item in (999, other + 1):  # the latter shows other responses
+        assert admin.send_form(f"{base}/{item}", **ranks).status_code == 404
+    for form in ({f"rank_{first}": "1"}, {**ranks, f"rank_{first}": "first"}, {**ranks, f"rank_{first}": "0"}):
+        assert admin.send_form(f"{base}/{other + 1}", **form).status_code == 422
 
 
 def test_the_overview_counts_what_was_said(admin, store, project, vote):
@@ -294,6 +300,30 @@ def test_the_audit_log_says_who_did_what(admin, store, project):
         store.record(None, "made_up")
     older = re.search(r"/admin/audit\?before=\d+", admin.get("/admin/audit").text)[0]
     assert "state changed" in admin.get(older).text
+
+
+def test_the_pages_are_the_same_on_both_databases(database):
+    with Store.open(database) as store:
+        accounts, admin = Accounts(store), Browser(create_app(store), base_url=BASE)
+        accounts.accept(accounts.invite(admin=True), "root", PASSWORD)
+        admin.send_form("/sign-in", name="root", password=PASSWORD)
+        rows = [{**row, "ranking": [0, 1], "gold": number == 0} for number, row in enumerate(ROWS)]
+        post_files(admin, "/admin/projects", jsonl(rows), **PLAIN, name="sums", kind="pair", guideline="Be right.")
+        project, guideline = store.projects()[0].id, store.projects()[0].guideline.id
+        for name in ("x", "y"):
+            user = store.add_user(name, "simulated")
+            for turn in store.claim_many(user, 3, project=project):
+                ranking = {r.id: int(("No" in r.text) == (name == "x")) for r in turn.responses}
+                store.submit(turn.id, ranking, f"{name}{turn.id}", guideline=guideline, flag="Other", seconds=5.0)
+        base = f"/admin/projects/{project}"
+        endings = ["prompts", "guideline", "members", "gold", "disputes", "flags", "export", "settings"]
+        for ending in ("", *(f"/{name}" for name in endings)):
+            assert admin.get(base + ending).status_code == 200, ending
+        dispute = store.disputed(project)[0]
+        ranks = {f"rank_{r.id}": str(place) for place, r in enumerate(dispute.responses, 1)}
+        assert admin.send_form(f"{base}/disputes/{dispute.item}", **ranks).status_code == 303
+        assert len(admin.send_form(f"{base}/export", shape="preferences").text.splitlines()) == 1
+        assert admin.get("/admin/audit").status_code == admin.get("/admin").status_code == 200
 
 
 class Parrot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from tether.errors import InputError
 from tether.feedback.accounts import record
 from tether.feedback.export import items_of
 from tether.feedback.gold import make_gold, unasked
-from tether.feedback.records import ProjectState
+from tether.feedback.records import Missing, ProjectState
 from tether.feedback.store import Store
 from tether.feedback.web.manage import invite_link
 from tether.feedback.web.render import rendered
@@ -59,7 +60,10 @@ def change_state(request: Request, user: Admin, store: Stored, form: Form, proje
 @router.get("/guideline")
 def guideline(request: Request, user: Admin, store: Stored, project: Id) -> Response:
     """Every version of the guideline, the newest to be edited into the next."""
-    return page(request, "admin-guideline.html", project=store.project(project), versions=store.guidelines(project))
+    found, versions = store.project(project), store.guidelines(project)
+    before = ["", *(version.text for version in versions)]
+    changes = [(version, changed_lines(old, version.text)) for old, version in zip(before, versions, strict=False)]
+    return page(request, "admin-guideline.html", project=found, versions=changes[::-1])
 
 
 @router.post("/guideline", openapi_extra=form_fields("text"))
@@ -114,6 +118,8 @@ def add_gold(request: Request, user: Admin, store: Stored, form: Form, project: 
         with store.writing() as db:
             make_gold(db, project, item, ranks_from(form))
             record(db, user.id, "gold_added", store.now(), project=project, item=item)
+    except Missing:
+        raise
     except InputError as error:
         return _gold(request, store, project, str(error))
     return go(f"/admin/projects/{project}/gold")
@@ -135,6 +141,17 @@ def ranks_from(form: FormData) -> dict[int, int]:
     if len(ranks) < 2:
         raise InputError("give at least two responses a place")
     return ranks
+
+
+def changed_lines(old: str, new: str) -> list[tuple[str, str]]:
+    """The lines of two texts, each with what became of it: "ins", "del" or "" (it stayed).
+
+    >>> changed_lines("a\\nb", "a\\nc")
+    [('', 'a'), ('del', 'b'), ('ins', 'c')]
+    """
+    marks = {"+": "ins", "-": "del", " ": ""}
+    compared = difflib.ndiff(old.splitlines(), new.splitlines())
+    return [(marks[line[0]], line[2:]) for line in compared if line[0] in marks]
 
 
 def shown_items(store: Store, wanted: list[int], how: str) -> list[dict[str, Any]]:
