@@ -10,17 +10,20 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from sqlalchemy import select
 
 from tether.errors import InputError
 from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
 from tether.feedback.annotators import Annotator, Verdict
 from tether.feedback.facts import content_key
 from tether.feedback.judges import Asked, Flips, Reader, flips_in
-from tether.feedback.records import Answer, Judgement, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.projects import Project
+from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.schema import items
 from tether.feedback.store import Store
 from tether.types import Interval
 
@@ -81,29 +84,100 @@ def label_pairs(
 
     InputError: fewer annotators than the overlap, two of one name, or nothing to label.
     """
-    names = [annotator.name for annotator in annotators]
-    if len(set(names)) != len(names):
-        raise InputError(f"annotators {', '.join(names)}: two have the same name")
+    names = _names(annotators)
     if not 1 <= overlap <= len(annotators):
         raise InputError(f"overlap {overlap}: must be between 1 and the number of annotators, {len(annotators)}")
     guidelines = [guideline] if isinstance(guideline, str) else list(guideline)
     versions = {text: store.add_guideline(text) for text in guidelines}
     users = {annotator.name: store.add_user(annotator.name, annotator.kind) for annotator in annotators}
-    items, identical = _add(store, groups, overlap, checkpoint, dict(sampling or {}))
-    if not items:
+    contents, identical = _add(store, groups, overlap, checkpoint, dict(sampling or {}))
+    if not contents:
         raise InputError(f"nothing to label: none of the {identical} groups has two different responses")
-    order = list(items)
+    order = list(contents)
     for start in range(0, len(order), _CHUNK):
-        askers = {i: _chosen(seed, items[i], names, overlap) for i in order[start : start + _CHUNK]}
+        askers = {i: _chosen(seed, contents[i], names, overlap) for i in order[start : start + _CHUNK]}
         for annotator in annotators:
             mine = [item for item, asked in askers.items() if annotator.name in asked]
             held = store.claim_many(users[annotator.name], len(mine), among=mine) if mine else []
-            asked = [Asked(one, _drawn(seed, items[one.item], guidelines)) for one in held]
+            asked = [Asked(one, _drawn(seed, contents[one.item], guidelines)) for one in held]
             said = _verdicts(annotator, asked, seed)
             store.submit_many(
                 [_answer(annotator.name, a, versions[a.guideline], v) for a, v in zip(asked, said, strict=True)]
             )
     return _report(store, order, identical, {user: name for name, user in users.items()})
+
+
+def label_project(store: Store, project: int, annotators: Sequence[Annotator | Reader], *, seed: int = 0) -> Report:
+    """Have programs take the open places of a project of pairs or rankings, by its guideline, settings and overlap.
+
+    Each item's annotators are drawn for it; places that they leave open by skipping go to whoever has not had the item.
+    Running it again goes on where it was, and answers again what was taken back.
+
+    Missing: no such project. InputError: a project that asks for something else or has no guideline, a closed one, or
+    two annotators of one name.
+    """
+    asking, names = store.project(project), _names(annotators)
+    where = f"project {asking.name!r}"
+    if asking.kind not in ("pair", "ranking"):
+        raise InputError(f"{where}: programs judge pairs and rankings, not kind {asking.kind}")
+    if asking.guideline is None:
+        raise InputError(f"{where}: has no guideline to judge by; add one first")
+    if asking.state != "open":
+        raise InputError(f"{where}: is {asking.state}; open it first")
+    users = {annotator.name: store.add_user(annotator.name, annotator.kind) for annotator in annotators}
+    with store.reading() as db:
+        query = select(items.c.id, items.c.key, items.c.overlap).where(items.c.project_id == project)
+        asked = db.execute(query.order_by(items.c.id)).all()
+    for start in range(0, len(asked), _CHUNK):
+        askers = {i.id: _chosen(seed, i.key, names, i.overlap) for i in asked[start : start + _CHUNK]}
+        for annotator in annotators:
+            mine = [item for item, chosen in askers.items() if annotator.name in chosen]
+            held = store.claim_many(users[annotator.name], len(mine), project=project, among=mine) if mine else []
+            _judge(store, asking, annotator, held, seed)
+    for annotator in annotators:
+        while held := store.claim_many(users[annotator.name], _CHUNK, project=project):
+            _judge(store, asking, annotator, held, seed)
+    return _report(store, [i.id for i in asked], 0, {user: name for name, user in users.items()})
+
+
+def _judge(
+    store: Store, project: Project, annotator: Annotator | Reader, held: Sequence[Assignment], seed: int
+) -> None:
+    """Verdicts on what was claimed, in the terms the project allows, stored."""
+    assert project.guideline is not None
+    asked = [Asked(one, project.guideline.text) for one in held]
+    answers = []
+    for one, verdict in zip(asked, _verdicts(annotator, asked, seed), strict=True):
+        if verdict.ranking is not None and not project.settings.ties:
+            verdict = _untied(verdict, one.assignment, _draw(seed, one.assignment.key, annotator.name, "ties"))
+        if not project.settings.strength:
+            verdict = verdict._replace(strength=None)
+        answers.append(_answer(annotator.name, one, project.guideline.id, verdict))
+    while answers:
+        before = store.last_judgement()
+        stored = store.submit_many(answers)
+        # What was claimed is open: where an old answer comes back for its key, it was taken back since.
+        answers = [
+            replace(a, submit_key=content_key(a.submit_key))
+            for a, judgement in zip(answers, stored, strict=True)
+            if judgement.id <= before
+        ]
+
+
+def _untied(verdict: Verdict, one: Assignment, chance: bytes) -> Verdict:
+    """Ties broken at random, not by where the responses were shown."""
+    ranks = verdict.ranking or ()
+    places = sorted(
+        range(len(ranks)), key=lambda at: (ranks[at], hashlib.sha256(chance + one.responses[at].text.encode()).digest())
+    )
+    return verdict._replace(ranking=tuple(places.index(at) for at in range(len(ranks))))
+
+
+def _names(annotators: Sequence[Annotator | Reader]) -> list[str]:
+    names = [annotator.name for annotator in annotators]
+    if len(set(names)) != len(names):
+        raise InputError(f"annotators {', '.join(names)}: two have the same name")
+    return names
 
 
 def _add(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,13 +57,13 @@ def check_judge(config: JudgeConfig) -> None:
 
 
 @contextmanager
-def judge_of(place: Place, config: JudgeConfig, journal: Path) -> Iterator[Journal]:
-    """The judge a recipe names, with what it said so far in `journal`."""
+def judge_of(config: JudgeConfig, path_of: Callable[[str], str], journal: Path) -> Iterator[Journal]:
+    """The judge a recipe names, with what it said so far in `journal`. `path_of` finds a model by its name."""
     from tether.rewards.journal import Journal
     from tether.rewards.judge_server import ServerJudge
 
     server = ServerJudge(config) if config.url is not None else None
-    judge: Judge = server or model_judge(place, config)
+    judge: Judge = server or model_judge(config, path_of(config.model))
     try:
         yield Journal(judge, journal)
     finally:
@@ -81,7 +81,7 @@ def judge_reward(place: Place, options: Mapping[str, Any]) -> JudgeScorer:
     from tether.rewards.judge_server import ServerJudge
 
     config = reward_options(options)
-    judge: Judge = ServerJudge(config) if config.url is not None else model_judge(place, config)
+    judge: Judge = ServerJudge(config) if config.url is not None else model_judge(config, place.model(config.model))
     return JudgeScorer(Journal(judge, place.folder / "judge.jsonl"), config.guideline, config.ask)
 
 
@@ -95,13 +95,15 @@ def reward_options(options: Mapping[str, Any]) -> JudgeRewardConfig:
     return config
 
 
-def model_judge(place: Place, config: JudgeConfig) -> ModelJudge:
-    """A judge in this process. Its name holds its content: another model of the same name answers for itself."""
+def model_judge(config: JudgeConfig, path: str) -> ModelJudge:
+    """A judge in this process, from a folder or hub id.
+
+    Its name holds its content: another model of the same name answers for itself.
+    """
     from tether.data.template import Template
     from tether.models.load import load_policy
     from tether.rewards.judge import ModelJudge
 
-    path = place.model(config.model)
     content = hash_path(Path(path)) if Path(path).is_dir() else ""
     role = load_policy(path, device=config.device).requires_grad_(False)
     return ModelJudge(role, Template.load(path), f"{config.model} {content}".strip(), config.token_budget)

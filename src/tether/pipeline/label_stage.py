@@ -81,7 +81,7 @@ def by_judge(place: Place, section: LabelSection, store: Store, groups: list[dic
 
     config = section.judge
     assert config is not None
-    with judge_of(place, config, place.run / ".judge" / f"{section.name}.jsonl") as journal:
+    with judge_of(config, place.model, place.run / ".judge" / f"{section.name}.jsonl") as journal:
         judge = JudgeAnnotator(config.model[-200:], asker(journal), config.tie)
         guidelines = guidelines_of(section)
         report = label_pairs(
