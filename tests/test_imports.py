@@ -35,10 +35,12 @@ MAY: dict[str, set[str]] = {
     "train": UP_TO_TRAIN,
     "cluster": UP_TO_TRAIN | {"train"},
     "feedback": RECORDS | {"data"},
-    "pipeline": ANY - {"cli", "doctor", "reference"},
+    "pipeline": ANY - {"cli", "cli_stores", "doctor", "reference"},
     "doctor": RECORDS | {"models"},
     "reference": ANY,
     "cli": ANY,
+    "cli_stores": ANY - {"cli"},
+    "printing": set(),
 }
 HEAVY = {"torch", "transformers", "datasets", "peft", "safetensors", "tokenizers", "numpy", "pandas", "pyarrow"}
 # Room → heavy third parties it may not import at the top of a module, and may not import at all.
@@ -50,7 +52,7 @@ NOT_ON_TOP: dict[str, set[str]] = {
     "feedback": HEAVY - {"numpy"},
     "doctor": HEAVY,
     "reference": HEAVY,
-    "cli": HEAVY | {"pydantic", "rich", "jinja2", "sqlalchemy"},
+    **dict.fromkeys(("cli", "cli_stores", "printing"), HEAVY | {"pydantic", "rich", "jinja2", "sqlalchemy"}),
     "data": {"torch"},
     "math": HEAVY - {"torch"},
 }

@@ -4,6 +4,8 @@ run             a whole recipe, or one of its stages
 sft reward ppo …   one stage from flags; `LEARN` and `PURSUE` have them all
 sample chat     talk to a checkpoint
 annotate        an app in which people say which responses they prefer
+label           programs that do the same
+export import   data out of a preference store, answers into it
 show report     what a run came to
 recipe          check a recipe, print its schema
 doctor          what is installed, what would be used
@@ -14,13 +16,15 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tether.cli_stores import add_verbs
 from tether.errors import InputError
+from tether.printing import facts_lines
 
 app = typer.Typer(
     name="tether",
@@ -51,6 +55,9 @@ TopP = Annotated[float, typer.Option(min=1e-6, max=1.0, help="Keep the smallest 
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same replies.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StorePath = Annotated[
+    str, typer.Argument(metavar="STORE", help="A preference store: a file or postgresql://… address.")
+]
 
 # An operating system's refusal is the user's to mend, not a bug: the sentence is enough, the traceback is noise.
 _REFUSALS = {
@@ -232,6 +239,9 @@ def annotate(
     annotate.annotate(store, where, files)
 
 
+add_verbs(app)
+
+
 @app.command()
 def show(run: RunPath, as_json: Json = False) -> None:
     """Print what a run came to: its stages and their numbers."""
@@ -288,35 +298,3 @@ def run_folder(run: str) -> Path:
     if folder is None:
         raise InputError(f"{run}: no such run; expected a run's folder, or its name under runs/")
     return folder
-
-
-def facts_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Nested facts as aligned lines.
-
-    >>> facts_lines({"a": {"b": 0.25, "cc": [1, 2]}})
-    ['a.b   0.25', 'a.cc  1, 2']
-    """
-    flat = dict(_flat(facts))
-    width = max((len(name) for name in flat), default=0)
-    return [f"{name:<{width}}  {text}" for name, text in flat.items()]
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple) and any(isinstance(v, Mapping | list | tuple) for v in value):
-        for index, inner in enumerate(value):
-            yield from _flat(inner, f"{name}.{index}")
-    elif isinstance(value, list | tuple):
-        yield name, ", ".join(_text(v) for v in value) or "-"
-    else:
-        yield name, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

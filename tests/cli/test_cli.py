@@ -61,7 +61,8 @@ def test_help_loads_nothing_heavy() -> None:
         "jinja2",
         "sqlalchemy",
     }
-    for verb in ("run", *LEARN, *PURSUE, "sample", "chat", "show", "report", "recipe", "doctor"):
+    verbs = ("run", *LEARN, *PURSUE, "sample", "chat", "annotate", "label", "export", "import", "show", "report")
+    for verb in (*verbs, "recipe", "doctor"):
         assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
 
 
