@@ -123,7 +123,8 @@ def population_mean(values: ArrayLike, propensities: ArrayLike, population: int 
     Horvitz and Thompson's (1952) is unbiased; Hájek's, a ratio, is so only nearly, but varies less where y and π have
     little to do with each other, and needs no P. The 95 % interval is normal, with Hájek's (1964) variance for samples
     of fixed size and no order, n/(n−1) Σ (1 − π_i)(e_i/π_i − B)², B the mean of e_i/π_i weighted by 1 − π_i, where e is
-    y/P, or (y − mean)/Σ(1/π). The chosen must be those of one call; a later one tells of what it had to choose from.
+    y/P, or (y − mean)/Σ(1/π); it needs some tens of pairs, and is too narrow for a handful. The chosen must be those of
+    one call; a later one tells of what it had to choose from.
 
     InputError unless there is one finite value and one propensity above 0, at most 1, for each of one or more pairs,
     and no fewer candidates than pairs.
