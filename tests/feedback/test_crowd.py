@@ -110,8 +110,8 @@ def test_one_vote_by_quadrature():
     mean = posterior[1] / posterior[0]
     variance = posterior[2] / posterior[0] - mean**2
     assert fit.strengths == pytest.approx([-mean / 2, mean / 2, 0], abs=1e-4)
-    assert fit.log_odds(1, 0) == pytest.approx(mean / math.sqrt(1 + math.pi / 8 * variance), abs=1e-4)
-    assert fit.log_odds(0, 1) == -fit.log_odds(1, 0)
+    shrunk = mean / math.sqrt(1 + math.pi / 8 * variance)
+    assert fit.log_odds([(1, 0), (0, 1)]) == pytest.approx([shrunk, -shrunk], abs=1e-4)
     assert fit.votes.tolist() == [1, 0]
 
 
@@ -163,7 +163,9 @@ def test_groups_that_were_never_compared_do_not_touch_but_share_their_annotators
         assert (np.diff(fit.strengths[group]) < 0).all()
     assert fit.reliability[3] < 0.5 < fit.reliability[:3].min()
     with pytest.raises(InputError, match="items 0 and 4: no comparisons link them"):
-        fit.log_odds(0, 4)
+        fit.log_odds([(1, 2), (0, 4)])
+    with pytest.raises(InputError, match="items 2 and 10: no comparisons link them"):
+        fit.log_odds([(2, 10)])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from tether.errors import InputError
-from tether.feedback.aggregate import Tally, log_odds, majority, margin_of, mean_strength, tally
+from tether.feedback.aggregate import Tally, log_odds, majority, mean_strength, tally
 from tether.feedback.export import Export
 from tether.feedback.records import Answer, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.store import Store
@@ -125,5 +124,3 @@ def test_tallies_by_hand():
     assert mean_strength(counts) == 0.75
     assert log_odds(counts) == pytest.approx(math.log(3.5 / 2.5)) == -log_odds(counts.turned())
     assert log_odds(Tally(3, 0, 0, 3)) > log_odds(Tally(1, 0, 0, 1)) > 0
-    with pytest.raises(InputError, match="none of log_odds, strength"):
-        margin_of("mean")

@@ -6,13 +6,11 @@ A vote is seen from the first response of the pair: +strength it is better, -str
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tether.errors import InputError
 
 
 class Tally(NamedTuple):
@@ -89,14 +87,3 @@ def log_odds(votes: Tally) -> float:
 def mean_strength(votes: Tally) -> float:
     """Mean signed strength over all votes, ties as 0: how clear the difference was to people, -3 to 3."""
     return votes.strength / votes.votes
-
-
-MARGINS: Mapping[str, Callable[[Tally], float]] = {"log_odds": log_odds, "strength": mean_strength}
-"""The kinds of margin an export can carry."""
-
-
-def margin_of(kind: str) -> Callable[[Tally], float]:
-    """The function of this kind of margin; InputError for an unknown one."""
-    if kind not in MARGINS:
-        raise InputError(f"margin {kind!r}: is none of {', '.join(MARGINS)}")
-    return MARGINS[kind]

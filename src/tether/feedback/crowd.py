@@ -72,18 +72,25 @@ class CrowdFit:
         low, high = self.reliability - reach, self.reliability + reach
         return ["sound" if a > 0.5 else "reversed" if b < 0.5 else "chance" for a, b in zip(low, high, strict=True)]
 
-    def log_odds(self, first: int, second: int) -> float:
-        """Posterior log-odds that the first of two items is the better to someone reliable; see `ranking.Fit.log_odds`.
+    def log_odds(self, pairs: ArrayLike) -> _Floats:
+        """(Q,) posterior log-odds that the first of each pair (Q, 2) is the better to someone reliable.
 
-        InputError when no comparisons link the two.
+        See `ranking.Fit.log_odds`. InputError when no comparisons link the two of a pair.
         """
-        for items, covariance in self.blocks:
-            rows, places = np.nonzero(np.isin(items, [first, second]))
-            if len(rows) == 2 and rows[0] == rows[1]:
-                (a, b), of = places, covariance[rows[0]]
-                variance = of[a, a] + of[b, b] - 2 * of[a, b]
-                return float((self.strengths[first] - self.strengths[second]) / np.sqrt(1 + np.pi / 8 * variance))
-        raise InputError(f"items {first} and {second}: no comparisons link them")
+        one, other = _rows("pairs", pairs, 2).T
+        block, row, place = np.full((3, len(self.strengths)), -1)
+        for number, (items, _) in enumerate(self.blocks):
+            block[items], row[items], place[items] = number, np.arange(len(items))[:, None], np.arange(items.shape[1])
+        if len(apart := np.flatnonzero((block[one] < 0) | (block[one] != block[other]) | (row[one] != row[other]))):
+            raise InputError(f"items {one[apart[0]]} and {other[apart[0]]}: no comparisons link them")
+        variance = np.zeros(len(one))
+        for number, (_, covariance) in enumerate(self.blocks):
+            here = np.flatnonzero(block[one] == number)
+            of, a, b = covariance[row[one[here]]], place[one[here]], place[other[here]]
+            each = np.arange(len(here))
+            variance[here] = of[each, a, a] + of[each, b, b] - 2 * of[each, a, b]
+        found: _Floats = (self.strengths[one] - self.strengths[other]) / np.sqrt(1 + np.pi / 8 * variance)
+        return found
 
 
 def crowd_bradley_terry(

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, select
 
 from tether.errors import InputError
-from tether.feedback.aggregate import Tally, majority, margin_of, tally
 from tether.feedback.facts import find
+from tether.feedback.margins import Pair, Told, check_margin, count, verdicts
 from tether.feedback.queries import adjudications, in_force
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import AnyRow, item_responses, items, prompts, responses, users
@@ -28,7 +28,8 @@ class Export:
     """How judgements become rows."""
 
     margin: str = "log_odds"
-    """`log_odds` (posterior log-odds of the next vote) or `strength` (mean strength); see aggregate.py."""
+    """`log_odds` (posterior log-odds of the next vote), `strength` (mean strength), `davidson` (Bradley–Terry with
+    ties) or `crowd` (votes weighed by their annotators' reliability); see margins.py."""
     held_out: float = 0.0
     """Share of the prompts whose rows say `split: "test"`, chosen by the prompt's hash, so never split in two."""
     salt: str = ""
@@ -38,11 +39,13 @@ class Export:
 def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
     """One row for each pair of an item's responses that the votes tell apart, by item; ties give no row.
 
-    An adjudication stands in place of the majority (`adjudicated` is true): `votes` still counts the annotators, while
-    the margin is that of the one adjudicating vote, ln 2 as log-odds and 1 as strength. Gold items are left out.
+    The majority chooses, or the margin's own sign where a model weighs the votes; see margins.py. An adjudication
+    stands in place of the votes (`adjudicated` is true): `votes` still counts the annotators, while the margin is that
+    of the one adjudicating vote, ln 2 as log-odds and 1 as strength. Gold items give no rows.
+
     InputError for an unknown margin or a share outside [0, 1).
     """
-    margin_of(how.margin)
+    check_margin(how.margin)
     if not 0 <= how.held_out < 1:
         raise InputError(f"held_out {how.held_out}: must be at least 0 and below 1")
     of_item: dict[int, list[Judgement]] = defaultdict(list)
@@ -51,10 +54,17 @@ def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
             of_item[judgement.item].append(judgement)
     settled = adjudications(db, query)
     names = {row.id: row.name for row in db.execute(select(users.c.id, users.c.name))}
+    everything = list(items_of(db, sorted(of_item.keys() | settled.keys())))
+    told = {item.id: Told(tuple(r.id for r in its), of_item[item.id], settled.get(item.id)) for item, its in everything}
+    found = verdicts(how.margin, told)
     rows = []
-    for item, its_responses in items_of(db, sorted(of_item.keys() | settled.keys())):
-        if item.gold is None:
-            rows += list(_rows(item, its_responses, _Told(of_item[item.id], settled.get(item.id)), names, how))
+    for item, its in everything:
+        for first, second in combinations(its, 2) if item.gold is None else ():
+            verdict = found.get(Pair(item.id, first.id, second.id))
+            if verdict is not None and verdict.side > 0:
+                rows.append(_row(item, first, second, told[item.id], verdict.margin, names, how))
+            elif verdict is not None and verdict.side < 0:
+                rows.append(_row(item, second, first, told[item.id], -verdict.margin, names, how))
     return rows
 
 
@@ -87,52 +97,28 @@ def items_of(db: Connection, wanted: Sequence[int]) -> Iterator[tuple[AnyRow, li
         yield row, of_item[row.id]
 
 
-class _Told(NamedTuple):
-    """What was said about an item, or a pair of its responses."""
-
-    votes: Sequence[Judgement]
-    last_word: Judgement | None
-
-
-def _rows(
-    item: AnyRow, its: Sequence[AnyRow], of_item: _Told, names: Mapping[int, str], how: Export
-) -> Iterator[dict[str, Any]]:
-    for first, second in combinations(its, 2):
-        pair = (first.id, second.id)
-        votes = [j for j in of_item.votes if j.ranking is not None and set(pair) <= j.ranking.keys()]
-        counts, told = _count(pair, votes), _Told(votes, of_item.last_word)
-        match majority(counts if told.last_word is None else _count(pair, [told.last_word])):
-            case 1:
-                yield _row(item, first, second, counts, told, names, how)
-            case -1:
-                yield _row(item, second, first, counts.turned(), told, names, how)
-
-
-def _count(pair: tuple[int, int], votes: Iterable[Judgement]) -> Tally:
-    return tally(pair, ((j.ranking or {}, j.strength) for j in votes))
-
-
 def _row(
     item: AnyRow,
     chosen: AnyRow,
     rejected: AnyRow,
-    counts: Tally,
-    told: _Told,
+    told: Told,
+    margin: float,
     names: Mapping[int, str],
     how: Export,
 ) -> dict[str, Any]:
-    judged = told.votes if told.last_word is None else [*told.votes, told.last_word]
-    decisive = counts if told.last_word is None else _count((chosen.id, rejected.id), [told.last_word])
+    pair = Pair(item.id, chosen.id, rejected.id)
+    votes = [j for j in told.votes if j.ranking is not None and set(pair[1:]) <= j.ranking.keys()]
+    judged, counts = votes if told.last_word is None else [*votes, told.last_word], count(pair, votes)
     versions = sorted({j.guideline for j in judged})
     row: dict[str, Any] = {
         "prompt": item.messages or item.text,
         "chosen": said(item, chosen),
         "rejected": said(item, rejected),
-        "margin": margin_of(how.margin)(decisive),
+        "margin": margin,
         "margin_kind": how.margin,
         "votes": {"chosen": counts.wins, "rejected": counts.losses, "ties": counts.ties},
         "adjudicated": told.last_word is not None,
-        "annotators": [pseudonym(names[j.user], how.salt) for j in told.votes],
+        "annotators": [pseudonym(names[j.user], how.salt) for j in votes],
         "guideline": versions[0] if len(versions) == 1 else versions,
         "split": split_of(item.prompt_key, how.held_out),
         "checkpoints": {"chosen": chosen.checkpoint, "rejected": rejected.checkpoint},

@@ -24,8 +24,8 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from tether.errors import InputError
-from tether.feedback.aggregate import margin_of
 from tether.feedback.export import Export, export, items_of, pseudonym, said, split_of
+from tether.feedback.margins import check_margin
 from tether.feedback.queries import adjudications, in_force
 from tether.feedback.ranking import davidson
 from tether.feedback.records import Judgement, Query
@@ -42,7 +42,7 @@ class Options:
     """How judgements become rows."""
 
     margin: str = "log_odds"
-    """Of preferences, by the kinds of aggregate.py: `log_odds` of the next vote, mean `strength` …"""
+    """Of preferences: `log_odds` of the next vote, mean `strength`, `davidson` or `crowd`; see margins.py."""
     order: str = "worth"
     """Of rankings: `worth` (Davidson's strengths, Bradley–Terry with ties) or `mean_rank`."""
     held_out: float = 0.0
@@ -56,7 +56,7 @@ class Options:
 
     def check(self) -> None:
         """InputError for a value that makes no sense."""
-        margin_of(self.margin)
+        check_margin(self.margin)
         if self.order not in ORDERS:
             raise InputError(f"order {self.order!r}: is none of {', '.join(ORDERS)}")
         if not 0 <= self.held_out < 1:
@@ -368,8 +368,10 @@ def _judgement(j: Judgement, asked: Asked, who: People, named: Mapping[int, str]
     }
 
 
-UNKNOWN_ORDER = "unknown-order:"
-"""How the submit key of an imported answer begins whose order of responses on the screen nobody recorded."""
+IMPORTED = "imported:"
+"""How the submit key of an answer begins that was given elsewhere."""
+UNKNOWN_ORDER = f"{IMPORTED}unknown-order:"
+"""How it begins when nobody recorded in which order the responses were on the screen."""
 
 
 def order_known(judgement: Judgement) -> bool:
