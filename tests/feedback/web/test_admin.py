@@ -7,16 +7,13 @@ import hashlib
 import io
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from tests.feedback.web.conftest import BASE, PASSWORD, Browser
 
-from tether.errors import InputError
 from tether.feedback.accounts import Accounts
-from tether.feedback.intake import Written
 from tether.feedback.projects import Settings
 from tether.feedback.records import NewItem, NewPrompt, NewResponse
 from tether.feedback.schema import exports, responses
@@ -324,83 +321,3 @@ def test_the_pages_are_the_same_on_both_databases(database):
         assert admin.send_form(f"{base}/disputes/{dispute.item}", **ranks).status_code == 303
         assert len(admin.send_form(f"{base}/export", shape="preferences").text.splitlines()) == 1
         assert admin.get("/admin/audit").status_code == admin.get("/admin").status_code == 200
-
-
-class Parrot:
-    """A sampler that answers in the words of its checkpoint; it can be made to wait, or to fail."""
-
-    def __init__(self) -> None:
-        self.wrong: Exception | None = None
-        self.loaded: list[str] = []
-
-    def __call__(self, checkpoint: str, asked: Sequence[Any], how: Any) -> Any:
-        self.loaded.append(checkpoint)
-        for said in asked:
-            if self.wrong is not None:
-                raise self.wrong
-            name = checkpoint.rpartition("/")[2]
-            yield [Written(f"{name} {n} on {said}"[: how.max_new_tokens]) for n in range(how.per_checkpoint)]
-
-
-@pytest.fixture
-def parrot() -> Parrot:
-    return Parrot()
-
-
-@pytest.fixture
-def sampling_admin(store, parrot, tmp_path, admin) -> Browser:
-    (tmp_path / "mine").mkdir()
-    app = create_app(store, sampler=parrot, files=tmp_path)
-    browser = Browser(app, base_url=BASE)
-    browser.send_form("/sign-in", name="root", password="a few unrelated words")
-    return browser
-
-
-def sampled(browser: Browser, project: int) -> dict[str, Any]:
-    """The job once it has ended."""
-    for _ in range(200):
-        job = browser.get(f"/admin/projects/{project}/sampling").json()["job"]
-        if job["state"] not in ("waiting", "running"):
-            return dict(job)
-        time.sleep(0.02)
-    raise AssertionError(f"still {job}")
-
-
-def test_checkpoints_are_sampled_live_and_compared(sampling_admin, store, parrot, tmp_path):
-    form = {**PLAIN, "name": "live", "kind": "ranking", "shown": 4, "lines": "one\ntwo\none"}
-    form |= {"checkpoints": "base\nmine", "per_checkpoint": 2}
-    assert post_files(sampling_admin, "/admin/projects", **form).status_code == 200
-    job = sampled(sampling_admin, 2)
-    assert (job["state"], job["done"], job["total"]) == ("done", 4, 4)
-    assert job["added"] == {"prompts": 2, "items": 2, "identical": 0, "left_over": 0}
-    assert parrot.loaded == ["base", str(tmp_path / "mine")]
-    with store.reading() as db:
-        written = {(row.text, row.checkpoint) for row in db.execute(responses.select())}
-    assert written == {(f"{c} {n} on {p}", c) for c in ("base", "mine") for n in (0, 1) for p in ("one", "two")}
-    assert "Done: 2 items" in sampling_admin.get("/admin/projects/2/prompts").text
-    again = {k: form[k] for k in ("lines", "checkpoints", "per_checkpoint")}
-    post_files(sampling_admin, "/admin/projects/2/prompts", **again)
-    assert sampled(sampling_admin, 2)["added"]["items"] == 2
-    assert store.progress(2).items == 2
-
-
-def test_the_same_words_of_two_checkpoints_are_counted_not_asked(sampling_admin, store):
-    form = {**PLAIN, "name": "live", "kind": "pair", "lines": "one", "checkpoints": "base\nbeta", "max_new_tokens": 1}
-    post_files(sampling_admin, "/admin/projects", **form)
-    assert sampled(sampling_admin, 2)["added"] == {"prompts": 1, "items": 0, "identical": 1, "left_over": 1}
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (InputError("prompt 3 is too long"), "prompt 3 is too long"),
-        (RuntimeError("secret"), "It broke off: RuntimeError"),
-    ],
-)
-def test_sampling_that_fails_says_why(sampling_admin, store, parrot, error, says):
-    parrot.wrong = error
-    post_files(sampling_admin, "/admin/projects", **PLAIN, name="live", kind="pair", lines="one", checkpoints="base")
-    job = sampled(sampling_admin, 2)
-    assert (job["state"], says in job["sentence"], "secret" in job["sentence"]) == ("failed", True, False)
-    assert says in sampling_admin.get("/admin/projects/2/prompts").text
-    assert store.progress(2).items == 0

@@ -1,0 +1,80 @@
+"""The numbers of the overview: from judgements to votes, and how long they are kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from tether.feedback.projects import Settings
+from tether.feedback.queries import in_force
+from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.web import figures
+from tether.feedback.web.figures import Board, drawn_pair, votes
+
+
+@pytest.fixture
+def project(store) -> int:
+    """Rankings of three responses of one, two and three words; the first of them is gold: the longer the better."""
+    made = store.add_project("animals", "ranking", Settings(shown=3, gold_share=0.5))
+    store.add_guideline("Be kind.", made)
+    prompts = store.add_prompts(NewPrompt(f"prompt {i}") for i in range(8))
+    said = store.add_responses(NewResponse(p, text) for p in prompts for text in ("a", "b b", "c c c"))
+    gold = {said[0]: 2, said[1]: 1, said[2]: 0}
+    store.add_items(
+        NewItem(said[at : at + 3], project=made, kind="ranking", gold=None if at else gold) for at in range(0, 24, 3)
+    )
+    return made
+
+
+def answer(store, project, name, ranking=None, **more):
+    """The next item: ranked by the places of its responses in the item, or skipped."""
+    turn = store.claim(store.add_user(name, "simulated"), project)
+    ids = sorted(r.id for r in turn.responses)
+    ranks = None if ranking is None else dict(zip(ids, ranking, strict=True))
+    guideline = store.project(project).guideline.id
+    return store.submit(turn.id, ranks, f"{name}-{turn.id}", guideline=guideline, **more)
+
+
+def test_a_ranking_is_one_vote_on_a_pair_that_is_the_same_for_everybody(store, project):
+    done = [answer(store, project, name, (0, 1, 2), seconds=9.0) for name in ("x", "y")]
+    answer(store, project, "z", skip="too hard")
+    with store.reading() as db:
+        cast = list(votes(db, in_force(db, Query(projects=(project,))), store.gold(project)))
+    assert [vote.choice == "skip" for vote in cast] == [False, False, True]
+    for judgement, vote in zip(done, cast, strict=False):
+        two = drawn_pair(judgement.item, sorted(judgement.shown))
+        assert {vote.first, vote.second} == set(two)
+        assert judgement.shown.index(vote.first) < judgement.shown.index(vote.second)
+        assert vote.said == min(two)  # ranked as listed: the lower number is the better
+        words = {vote.first: vote.first_words, vote.second: vote.second_words}
+        assert words[min(two)] < words[max(two)]
+        assert vote.gold == (max(two) if judgement.item == 1 else None)
+    assert cast[0].seconds == 9.0
+
+
+def test_a_response_left_out_makes_no_vote(store, project):
+    turn = store.claim(store.add_user("x", "simulated"), project)
+    first, second, third = sorted(r.id for r in turn.responses)
+    pair = drawn_pair(turn.item, [first, second, third])
+    ranked = {r: rank for rank, r in enumerate({first, second, third} - {pair[0]})}
+    store.submit(turn.id, ranked, "key", guideline=store.project(project).guideline.id)
+    with store.reading() as db:
+        assert list(votes(db, in_force(db, Query(projects=(project,))), {})) == []
+
+
+def test_numbers_are_kept_until_there_is_a_new_judgement(store, project, monkeypatch):
+    monkeypatch.setattr(figures, "_SHARE", 1e9)
+    board = Board(store)
+    before = board.of(project)
+    assert board.of(project) is before
+    answer(store, project, "x", (0, 1, 2), flag="Broken")
+    after = board.of(project)
+    assert (before.days, [count for _, count in after.days]) == ((), [1])
+    assert [flagged.flag for flagged in after.flagged] == ["Broken"]
+
+
+def test_costly_numbers_are_kept_a_while_longer(store, project, monkeypatch):
+    monkeypatch.setattr(figures, "_SHARE", 1e-9)
+    board = Board(store)
+    before = board.of(project)
+    answer(store, project, "x", (0, 1, 2))
+    assert board.of(project) is before
