@@ -6,6 +6,7 @@ sample chat     talk to a checkpoint
 annotate        an app in which people say which responses they prefer
 label           programs that do the same
 export import   data out of a preference store, answers into it
+coverage        whether labelled prompts are like the policy's
 show report     what a run came to
 recipe          check a recipe, print its schema
 doctor          what is installed, what would be used
@@ -240,6 +241,29 @@ def annotate(
 
 
 add_verbs(app)
+
+
+@app.command()
+def coverage(
+    labelled: Annotated[str, typer.Argument(metavar="LABELLED", help="Data as in a recipe, or a stage's artifact.")],
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Likewise: the prompts that the policy will see.")],
+    run: Annotated[str | None, typer.Option(help="The run that stage:NAME is looked up in: folder, or name.")] = None,
+    labelled_split: Annotated[str, typer.Option(help="Which split of LABELLED.")] = "train",
+    policy_split: Annotated[str, typer.Option(help="Which split of POLICY.")] = "train",
+    most: Annotated[int, typer.Option(min=2, help="Of more prompts than this, of either side, draw as many.")] = 5000,
+    worst: Annotated[int, typer.Option(min=1, help="How many of the farthest prompts to show.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws and tests the same.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say whether the prompts that were labelled look like those that the policy will see."""
+    folder = None if run is None else run_folder(run)
+    from tether.pipeline import coverage_report
+
+    splits = (labelled_split, policy_split)
+    found = coverage_report.coverage_report(
+        labelled, policy, run=folder, splits=splits, most=most, num_worst=worst, seed=seed
+    )
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(coverage_report.told(found)))
 
 
 @app.command()

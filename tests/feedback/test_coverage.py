@@ -40,6 +40,9 @@ def test_figures_are_those_of_brute_force(seed):
     assert found.usual == pytest.approx(np.median(own.min(1)), abs=1e-5)
     assert found.distance == pytest.approx(np.median(others.min(1)), abs=1e-5)
     assert found.far == np.mean(others.min(1) > np.quantile(own.min(1), 0.95))
+    for share, of_labelled, of_policy in found.quantiles:
+        assert of_labelled == pytest.approx(np.quantile(own.min(1), share), abs=1e-5)
+        assert of_policy == pytest.approx(np.quantile(others.min(1), share), abs=1e-5)
     label = np.repeat([0, 1], [60, 45])
     assert found.auc == pytest.approx(roc_auc_score(label, np.concatenate([own.min(1), others.min(1)])), abs=1e-3)
     assert [w.prompt for w in found.worst] == np.argsort(-others.min(1)).tolist()

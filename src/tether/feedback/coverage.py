@@ -28,6 +28,7 @@ _Ints = NDArray[np.int64]
 _WORD = re.compile(r"\w+")
 _WIDTH = 2048  # buckets of the hash: two texts with nothing in common come to a cosine of about ± 1/√2048
 _ROWS = 1024  # prompts compared with all others at once
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MOST = 1000  # prompts of either side in the permutation test: its matrix of distances grows with the square
 
 
@@ -39,6 +40,16 @@ class Uncovered(NamedTuple):
     nearest: int
     """The labelled prompt's place."""
     distance: float
+
+
+class Quantile(NamedTuple):
+    """The distance that a share of the prompts does not exceed."""
+
+    share: float
+    labelled: float
+    """Of the labelled prompts, each to the nearest of the others."""
+    policy: float
+    """Of the policy's prompts, each to the nearest labelled one."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,14 @@ class Coverage:
     """That both are drawn alike: a permutation test of the energy distance between them."""
     worst: tuple[Uncovered, ...]
     """The farthest of the policy's prompts, farthest first."""
+    quantiles: tuple[Quantile, ...]
+    """Of the distances, from near to far."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         names = ("labelled", "policy", "distance", "usual", "far", "auc", "p")
-        return {name: getattr(self, name) for name in names} | {"worst": [one._asdict() for one in self.worst]}
+        lists = {name: [one._asdict() for one in getattr(self, name)] for name in ("worst", "quantiles")}
+        return {name: getattr(self, name) for name in names} | lists
 
 
 def coverage(
@@ -107,6 +121,7 @@ def coverage(
         auc=float((below + not_above).mean() / (2 * len(own))),
         p=_energy_test(known, seen, num, seed),
         worst=tuple(Uncovered(int(kept[1][at]), int(kept[0][nearest[at]]), float(distance[at])) for at in farthest),
+        quantiles=tuple(Quantile(q, float(np.quantile(own, q)), float(np.quantile(distance, q))) for q in _SHARES),
     )
 
 
