@@ -45,7 +45,7 @@ def label(
 def export(
     store: StorePath,
     out: Annotated[
-        Path, typer.Option(help="A .jsonl, .csv or .parquet file, or a new folder with a file a split and a card.")
+        Path, typer.Option(help="A .jsonl, .parquet or .csv (for spreadsheets) file, or a new folder with a card.")
     ],
     shape: Annotated[
         str, typer.Option(help="preferences, rankings, unpaired, ratings, demonstrations or judgements.")
@@ -61,7 +61,7 @@ def export(
     held_out: Annotated[float, typer.Option(help="Share of the prompts that go to the split `test`.")] = 0.0,
     min_votes: Annotated[int, typer.Option(help="Leave out rows of fewer annotators.")] = 1,
     min_agreement: Annotated[float, typer.Option(help="Leave out rows with a smaller share of votes for them.")] = 0.0,
-    margin: Annotated[str, typer.Option(help="Of preferences: log_odds, strength …")] = "log_odds",
+    margin: Annotated[str, typer.Option(help="Of preferences: log_odds, strength, davidson or crowd.")] = "log_odds",
     order: Annotated[str, typer.Option(help="Of rankings: worth or mean_rank.")] = "worth",
     format: Annotated[str, typer.Option(help="What a folder holds: jsonl, csv, parquet or datasets.")] = "jsonl",
     license: Annotated[str | None, typer.Option(help="The card's licence, as hubs spell it: cc-by-4.0 …")] = None,

@@ -136,8 +136,10 @@ def test_the_card_counts(store, tmp_path):
         "all judgements up to number 90",
         "72.6 ± 1.5 %",
         "Few annotators (3)",
+        "shown in an order drawn for each annotator",
     ):
         assert said in text
+    assert "came from elsewhere" not in text
     assert re.search(r"The first shown of two won \d+\.\d% of 90 untied pairs", text)
 
 

@@ -333,6 +333,17 @@ def test_later_files_add_to_the_same_items_whatever_place_is_held(any_store, tmp
     assert any_store.progress(found.project).answers == 3
 
 
+def test_the_card_claims_nothing_of_how_others_annotated(store, tmp_path):
+    import_answers(
+        store, put(tmp_path, [ARGILLA["2 json"] | {"responses": {"best": [{"value": "1", "user_id": "u"}]}}]), "a"
+    )
+    make_dataset(store, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "1 answer came from elsewhere" in text
+    assert "worked alone" not in text
+    assert "What these annotators were told is not known." in text
+
+
 def test_records_of_two_equal_responses_are_passed_over(store, tmp_path):
     same = {"prompt": "p", "chosen": "a", "rejected": "a"}
     found = import_answers(store, put(tmp_path, [same, same | {"rejected": "b"}]), "old")

@@ -21,7 +21,7 @@ from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, r
 from tether.feedback.facts import find
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import guidelines, project_guidelines, projects
-from tether.feedback.shapes import Asked, Options, People, Row, gather, order_known, people
+from tether.feedback.shapes import IMPORTED, Asked, Options, People, Row, gather, order_known, people
 from tether.types import Interval
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -76,8 +76,8 @@ class Facts:
     alpha: Interval
     bias: Bias
     """How often the first shown of a pair won, where the order is known."""
-    unknown_order: int
-    """Answers that nobody knows the order of."""
+    imported: int
+    """Answers given in another tool or store."""
     checkpoints: list[tuple[str, int]]
     """Where responses come from, and how many."""
     guidelines: list[GuidelineText]
@@ -105,7 +105,7 @@ def facts_of(db: Connection, query: Query, salt: str) -> Facts:
         agreement=raw_agreement(table, clusters=clusters),
         alpha=krippendorff_alpha(table, clusters=clusters),
         bias=_bias(said),
-        unknown_order=sum(not order_known(j) for j in said),
+        imported=sum(j.submit_key.startswith(IMPORTED) for j in said),
         checkpoints=sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])),
         guidelines=_guidelines(db, said, named),
     )
@@ -283,15 +283,18 @@ def _how_made(subject: Subject, facts: Facts) -> str:
     said = ", ".join(f"{name} {value}" for name, value in options.items())
     text = (
         f"## How it was made\n\nExported by Tether {subject.version} as `{subject.shape}` from all judgements up to "
-        f"number {subject.last_judgement}, with {said}. Annotators worked alone, without seeing each other's answers, "
-        "where responses came from or which items were gold; gold items are not among the rows of any shape but "
-        "`judgements`. Responses were shown in an order drawn for each annotator, and stored by what they say, not by "
-        "where they stood."
+        f"number {subject.last_judgement}, with {said}. Gold items are among the rows of the shape `judgements` only."
     )
-    if facts.unknown_order:
+    if facts.imported < facts.answers:
         text += (
-            f" {_count(facts.unknown_order, 'answer')} came from another tool that did not record the order, and how "
-            "its annotators worked is that tool's business."
+            " Annotators worked alone, without seeing each other's answers, where responses came from or which items "
+            "were gold. Responses were shown in an order drawn for each annotator, and answers are stored by what the "
+            "responses say, not by where they stood."
+        )
+    if facts.imported:
+        text += (
+            f" {_count(facts.imported, 'answer')} came from elsewhere: how those annotators worked, and what they saw, "
+            "is not known here."
         )
     return text
 

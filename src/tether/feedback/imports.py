@@ -37,7 +37,7 @@ from tether.feedback.projects import Attribute, Project, Settings, add_project, 
 from tether.feedback.readers import READERS, format_of
 from tether.feedback.records import Answer, ItemKind, NewItem, NewPrompt, NewResponse
 from tether.feedback.schema import assignments, items, projects
-from tether.feedback.shapes import UNKNOWN_ORDER
+from tether.feedback.shapes import IMPORTED, UNKNOWN_ORDER
 from tether.feedback.store import Store
 from tether.feedback.work import submit
 
@@ -251,7 +251,7 @@ def _submit(db: Connection, new: Sequence[tuple[int, int, Said, Record, list[int
         )
         key = content_key(keys[item], said.user)
         by_time[when].append(
-            _answer(first + at, f"{'' if record.shown else UNKNOWN_ORDER}{key}", said, responses, task)
+            _answer(first + at, f"{IMPORTED if record.shown else UNKNOWN_ORDER}{key}", said, responses, task)
         )
     if rows:
         db.execute(insert(assignments), rows)
