@@ -6,7 +6,9 @@ import sqlite3
 import threading
 
 import pytest
+from argon2 import PasswordHasher
 
+import tether.feedback.accounts as accounts_room
 from tether.errors import InputError
 from tether.feedback.accounts import TRIES, WINDOW, Accounts, TooMany
 from tether.feedback.records import Missing
@@ -21,6 +23,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as always, only with the least of work."""
+    monkeypatch.setattr(accounts_room, "_hasher", lambda: PasswordHasher(1, 8, 1))
 
 
 @pytest.fixture

@@ -126,9 +126,11 @@ class Jobs:
         assert self._sampler is not None
         job = self._jobs[project]
         columns: list[list[Drawn]] = []
-        for name, loaded in job.checkpoints.items():
+        for nth, (name, loaded) in enumerate(job.checkpoints.items()):
             columns.append([])
-            for drawn in self._sampler(loaded, [question.said for question in asked], how):
+            # With one seed for all, checkpoints that differ little would often say the very same.
+            own = how.model_copy(update={"seed": (how.seed + nth) % 2**31})
+            for drawn in self._sampler(loaded, [question.said for question in asked], own):
                 if self._stopping.is_set():
                     raise Stopped
                 columns[-1].append([replace(response, checkpoint=name) for response in drawn])
