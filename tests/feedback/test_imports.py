@@ -10,6 +10,7 @@ import pytest
 
 from tether.config import DataConfig
 from tether.errors import InputError
+from tether.feedback.accounts import Accounts
 from tether.feedback.dataset import make_dataset
 from tether.feedback.foreign import Reading, place_of
 from tether.feedback.imports import import_answers
@@ -274,6 +275,14 @@ def test_what_training_reads_becomes_answers_of_one_user(row, store, tmp_path):
     assert store.project(found.project).kind == "pair"
 
 
+def test_nobody_s_account_is_taken_for_an_imported_annotator(store, tmp_path):
+    accounts = Accounts(store)
+    accounts.accept(accounts.invite(), "ann", "a long password")
+    with pytest.raises(InputError, match="user 'ann': has an account here"):
+        import_answers(store, put(tmp_path, [HH]), "old", reading=Reading(annotator="ann"))
+    assert store.judgements() == []
+
+
 def test_rankings_and_thumbs(store, tmp_path):
     ranked = {"prompt": "p", "responses": ["a", "b", "c"], "ranking": [2, 1, 2]}
     found = import_answers(store, put(tmp_path, [ranked]), "r")
@@ -311,6 +320,16 @@ def test_a_file_is_imported_once(any_store, tmp_path):
     assert (first.items, first.answers, first.known) == (1, 2, 6)
     assert (again.items, again.answers, again.known) == (0, 0, 8)
     assert (any_store.judgements(), [u.name for u in any_store.users()], len(any_store.audit())) == before
+
+
+def test_whoever_was_forgotten_is_not_brought_back(store, tmp_path):
+    config = put(tmp_path, [ARGILLA["2 json"]])
+    import_answers(store, config, "arg")
+    (ann,) = [user.id for user in store.users() if user.name == "argilla:ann"]
+    store.forget_user(ann)
+    again = import_answers(store, config, "arg")
+    assert (again.answers, again.known) == (0, 2)
+    assert {user.name for user in store.users()} == {f"deleted-{ann}", "argilla:bob"}
 
 
 def test_an_imported_item_is_done_unless_more_answers_are_wanted(store, tmp_path):

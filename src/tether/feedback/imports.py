@@ -11,7 +11,7 @@ counts it. Answers are by the guideline given, or by one that says that none is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ from tether.feedback.foreign import Reading, Record, Said
 from tether.feedback.projects import Attribute, Project, Settings, add_project, one_project
 from tether.feedback.readers import READERS, format_of
 from tether.feedback.records import Answer, ItemKind, NewItem, NewPrompt, NewResponse
-from tether.feedback.schema import assignments, items, projects
+from tether.feedback.schema import assignments, items, judgements, projects
+from tether.feedback.schema import users as accounts
 from tether.feedback.shapes import IMPORTED, UNKNOWN_ORDER
 from tether.feedback.store import Store
 from tether.feedback.work import submit
@@ -164,26 +165,49 @@ def _add_all(db: Connection, records: Sequence[Record], task: _Task) -> tuple[in
     return sum(new for new, _ in counts), sum(known for _, known in counts)
 
 
+class _New(NamedTuple):
+    """An answer to add."""
+
+    item: int
+    item_key: str
+    submit_key: str
+    """The same whenever this user's answer to this item is imported."""
+    said: Said
+    record: Record
+    responses: list[int]
+    """In the order of the record."""
+
+
 def _add(db: Connection, records: Sequence[Record], task: _Task) -> tuple[int, int]:
     of_record = _add_items(db, records, task)
-    users = {
-        (said.user, said.kind): add_user(db, said.user, said.kind, task.now) for one in records for said in one.said
-    }
-    query = select(assignments.c.item_id, assignments.c.user_id).where(assignments.c.role == "annotate")
-    there = {(row.item_id, row.user_id) for row in find(db, query, assignments.c.item_id, [i for i, _ in of_record])}
-    new: list[tuple[int, int, Said, Record, list[int]]] = []
-    known = 0
+    given = list(_given(db, records, of_record))
+    query = select(judgements.c.submit_key)
+    stored = {row.submit_key for row in find(db, query, judgements.c.submit_key, [new.submit_key for new in given])}
+    # Whoever was forgotten since is not brought back: their name is not looked up again.
+    unknown = list({new.submit_key: new for new in reversed(given) if new.submit_key not in stored}.values())[::-1]
+    users = {new.said.user: add_user(db, new.said.user, new.said.kind, task.now) for new in unknown}
+    _refuse_accounts(db, sorted(users.values()))
+    pairs = select(assignments.c.item_id, assignments.c.user_id).where(assignments.c.role == "annotate")
+    there = {(row.item_id, row.user_id) for row in find(db, pairs, assignments.c.item_id, [i for i, _ in of_record])}
+    added = [new for new in unknown if (new.item, users[new.said.user]) not in there]
+    _make_room(db, [new.item for new in added if new.said.skip is None], task.now)
+    _submit(db, added, users, task)
+    return len(added), len(given) - len(added)
+
+
+def _given(db: Connection, records: Sequence[Record], of_record: Sequence[tuple[int, list[int]]]) -> Iterator[_New]:
+    keys = {row.id: row.key for row in find(db, select(items.c.id, items.c.key), items.c.id, [i for i, _ in of_record])}
     for record, (item, responses) in zip(records, of_record, strict=True):
         for said in record.said:
-            user = users[said.user, said.kind]
-            if (item, user) in there:
-                known += 1
-            else:
-                there.add((item, user))
-                new.append((item, user, said, record, responses))
-    _make_room(db, [item for item, _, said, *_ in new if said.skip is None], task.now)
-    _submit(db, new, task)
-    return len(new), known
+            begin = IMPORTED if record.shown else UNKNOWN_ORDER
+            yield _New(item, keys[item], begin + content_key(keys[item], said.user), said, record, responses)
+
+
+def _refuse_accounts(db: Connection, wanted: Sequence[int]) -> None:
+    """InputError where answers would become those of somebody who can sign in."""
+    query = select(accounts.c.name).where(accounts.c.password.is_not(None))
+    if row := next(find(db, query, accounts.c.id, wanted), None):
+        raise InputError(f"user {row.name!r}: has an account here; give the imported answers another annotator's name")
 
 
 def _add_items(db: Connection, records: Sequence[Record], task: _Task) -> list[tuple[int, list[int]]]:
@@ -236,23 +260,19 @@ def _make_room(db: Connection, answered: Sequence[int], now: float) -> None:
         db.execute(_RAISE, raised)
 
 
-def _submit(db: Connection, new: Sequence[tuple[int, int, Said, Record, list[int]]], task: _Task) -> None:
+def _submit(db: Connection, added: Sequence[_New], users: Mapping[str, int], task: _Task) -> None:
     """An assignment for each answer, then the answer by the way every other takes."""
-    texts = item_texts(db, sorted({item for item, *_ in new}))
-    keys = {row.id: row.key for row in find(db, select(items.c.id, items.c.key), items.c.id, texts)}
+    texts = item_texts(db, sorted({new.item for new in added}))
     first, rows = next_id(db, assignments), []
     by_time: dict[float, list[Answer]] = defaultdict(list)
-    for at, (item, user, said, record, responses) in enumerate(new):
-        order = responses if record.shown else shuffled(keys[item], said.user, texts[item])
-        when = task.now if said.created is None else said.created
+    for identity, new in enumerate(added, first):
+        order = new.responses if new.record.shown else shuffled(new.item_key, new.said.user, texts[new.item])
+        when = task.now if new.said.created is None else new.said.created
         rows.append(
-            {"id": first + at, "item_id": item, "user_id": user, "shown": order, "state": "open"}
+            {"id": identity, "item_id": new.item, "user_id": users[new.said.user], "shown": order, "state": "open"}
             | {"claimed": when, "expires": when + 1}
         )
-        key = content_key(keys[item], said.user)
-        by_time[when].append(
-            _answer(first + at, f"{IMPORTED if record.shown else UNKNOWN_ORDER}{key}", said, responses, task)
-        )
+        by_time[when].append(_answer(identity, new.submit_key, new.said, new.responses, task))
     if rows:
         db.execute(insert(assignments), rows)
     for when, answers in sorted(by_time.items()):
