@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from tether.errors import InputError
-from tether.feedback.active import information, population_mean, select_pairs
+from tether.feedback.active import choice, information, population_mean, select_pairs
 
 
 def logits(*shares: float) -> list[list[float]]:
@@ -139,6 +139,19 @@ def test_the_estimate_is_unbiased_where_the_plain_mean_is_not():
     assert abs(hajek.mean() - truth) < 0.005  # a ratio: nearly
     assert plain.mean() < truth - 0.1  # what weighing saves us from
     assert 0.92 <= covered.mean() <= 0.98
+
+
+def test_what_votes_on_chosen_pairs_say_of_all_by_hand():
+    arms = {"uniform": 1.0, "active": 0.5, "more": 0.25}
+    records = [{"arm": "active" if arm == "more" else arm, "propensity": p, "score": 0.0} for arm, p in arms.items()]
+    found = choice(records, [[3, 0, 0], [1, 1, 2], [0, 1, 0]])  # all agree; 1 of 6 pairs of annotators; one vote
+    assert (found.uniform, found.active) == (1, 2)
+    assert (found.decided.chosen, found.decided.all.estimate) == (pytest.approx(2 / 3), pytest.approx(5 / 7))
+    assert found.agreement.chosen == pytest.approx(7 / 12)
+    assert found.agreement.all.estimate == pytest.approx((1 + 2 / 6) / 3)
+    alone = choice(records, [[1, 0, 0], [0, 0, 1], [0, 0, 0]]).as_dict()
+    assert alone["decided"]["chosen"] == pytest.approx(1 / 3)
+    assert alone["agreement"] == {"chosen": None, "all": {"estimate": None, "low": None, "high": None}}
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,21 @@ def test_a_conversation_stays_one(tmp_path):
     assert "token_ids" not in row  # the prompt's are unknown
 
 
+def test_why_an_item_was_asked_goes_with_its_row(tmp_path):
+    why = {"arm": "active", "propensity": 0.25, "score": 0.7}
+    with Store.open(tmp_path / "s.db") as store:
+        fill(store, ["a"])
+        project = store.add_project("other")
+        (p,) = store.add_prompts([NewPrompt("hey")])
+        a, b = store.add_responses([NewResponse(p, "A"), NewResponse(p, "B")])
+        store.add_items([NewItem([a, b], 1, project=project, selection=why)])
+        held = store.claim(store.add_user("x"), project)
+        store.submit(held.id, {a: 1, b: 0}, "k", guideline=1)
+        plain, chosen = store.export()
+    assert chosen["selection"] == why
+    assert "selection" not in plain
+
+
 def test_a_tied_vote_gives_no_row(tmp_path):
     with Store.open(tmp_path / "s.db") as store:
         fill(store, ["a", "b", "="])

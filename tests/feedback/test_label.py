@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tether.errors import InputError
+from tether.feedback.active import population_mean, select_pairs
 from tether.feedback.annotators import Rater, Verdict, gold, vader_raters
-from tether.feedback.label import label_pairs
+from tether.feedback.label import candidates, label_pairs
 from tether.feedback.records import Query
 from tether.feedback.store import Store
 
@@ -107,6 +108,35 @@ def test_equal_texts_are_not_asked_about_and_rankings_are(tmp_path):
         (row,) = [row for row in store.export() if row["prompt"] == "prompt 2"]
         assert {row["token_ids"][side][0] for side in ("chosen", "rejected")} == {0, 1}  # the first of twins stays
     assert (report.items, report.identical, report.votes) == (2, 1, 8)
+
+
+def test_what_was_not_chosen_is_not_asked_and_what_was_says_why(tmp_path):
+    pool = groups(60)
+    picked = select_pairs([float(i % 5) for i in range(60)], 20, uniform=0.5, seed=2)
+    chosen = {one.pair: one.record() for one in picked}
+    with Store.open(tmp_path / "s.db") as store:
+        report = label_pairs(store, pool, vader_raters(), guideline="g", overlap=3, chosen=chosen)
+        rows = store.export()
+        assert label_pairs(store, pool, vader_raters(), guideline="g", overlap=3, chosen=chosen) == report
+    assert (report.items, report.votes) == (20, 60)
+    assert all(row["selection"] == chosen[row["meta"]["id"]] for row in rows)
+    decided = {row["meta"]["id"] for row in rows}
+    assert decided < set(chosen)  # some are ties
+    said = report.selection
+    assert (said.uniform, said.uniform + said.active) == (sum(one.arm == "uniform" for one in picked), 20)
+    assert said.decided.chosen == len(decided) / 20
+    weighed = population_mean([one.pair in decided for one in picked], [one.propensity for one in picked])
+    assert said.decided.all == pytest.approx(weighed)
+    assert said.agreement.chosen == pytest.approx(report.agreement.estimate)  # three votes each
+    assert json.loads(json.dumps(report.as_dict()))["selection"]["agreement"]["all"]["low"] < 1
+
+
+def test_candidates_ask_something_and_each_question_once():
+    same, again, turned, asked = groups(4)
+    same["responses"][1]["text"] = same["responses"][0]["text"]
+    turned["prompt"], turned["responses"] = again["prompt"], again["responses"][::-1]
+    told = asked | {"prompt": asked["prompt"] | {"messages": ({"role": "user", "content": "prompt 3"},)}}
+    assert candidates([same, again, turned, asked, told]) == [1, 3, 4]
 
 
 class Shy:

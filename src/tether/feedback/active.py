@@ -8,6 +8,7 @@ is never mistaken for what is typical: `population_mean` weighs it back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +38,64 @@ class Selected(NamedTuple):
     def record(self) -> dict[str, Any]:
         """For JSON: what an item keeps of its selection."""
         return {"arm": self.arm, "propensity": self.propensity, "score": self.score}
+
+
+class Weighed(NamedTuple):
+    """A mean over the chosen pairs, and what it says of all the pairs they were chosen from."""
+
+    chosen: float
+    """Over the chosen as they are."""
+    all: Interval
+    """Weighed back by propensities (Hájek's estimate)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: NaN becomes None."""
+        return {"chosen": None if np.isnan(self.chosen) else self.chosen, "all": self.all.as_dict()}
+
+
+class Choice(NamedTuple):
+    """Which pairs were labelled, and what their labels say of all the pairs they were chosen from."""
+
+    uniform: int
+    active: int
+    decided: Weighed
+    """Share of pairs that the votes tell apart."""
+    agreement: Weighed
+    """Share of a pair's annotators, taken two at a time, who said the same; over the pairs with two votes or more."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "uniform": self.uniform,
+            "active": self.active,
+            "decided": self.decided.as_dict(),
+            "agreement": self.agreement.as_dict(),
+        }
+
+
+def choice(records: Sequence[Mapping[str, Any]], counts: ArrayLike) -> Choice:
+    """What votes on chosen pairs come to: `records` (n) are as `Selected.record` gives them.
+
+    `counts` are (n, 3) votes for the first response, the second and neither.
+    """
+    votes = np.asarray(counts, dtype=np.int64).reshape(len(records), 3)
+    propensity = np.array([record["propensity"] for record in records], dtype=np.float64)
+    cast = votes.sum(1)
+    shared = cast > 1
+    agreeing = (votes * (votes - 1)).sum(1)[shared] / (cast * (cast - 1))[shared]
+    arms = [record["arm"] for record in records]
+    return Choice(
+        uniform=arms.count("uniform"),
+        active=arms.count("active"),
+        decided=_weighed((votes[:, 0] != votes[:, 1]).astype(np.float64), propensity),
+        agreement=_weighed(agreeing, propensity[shared]),
+    )
+
+
+def _weighed(values: _Floats, propensities: _Floats) -> Weighed:
+    if not len(values):
+        return Weighed(float("nan"), Interval(*[float("nan")] * 3))
+    return Weighed(float(values.mean()), population_mean(values, propensities))
 
 
 def information(scores: ArrayLike) -> _Floats:

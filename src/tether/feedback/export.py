@@ -41,7 +41,8 @@ def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
 
     The majority chooses, or the margin's own sign where a model weighs the votes; see margins.py. An adjudication
     stands in place of the votes (`adjudicated` is true): `votes` still counts the annotators, while the margin is that
-    of the one adjudicating vote, ln 2 as log-odds and 1 as strength. Gold items give no rows.
+    of the one adjudicating vote, ln 2 as log-odds and 1 as strength. Gold items give no rows. Rows of items that were
+    chosen by active selection say so in `selection`: arm, propensity, score (see active.py); others have no such key.
 
     InputError for an unknown margin or a share outside [0, 1).
     """
@@ -85,7 +86,7 @@ def pseudonym(name: str, salt: str) -> str:
 def items_of(db: Connection, wanted: Sequence[int]) -> Iterator[tuple[AnyRow, list[AnyRow]]]:
     """Items by id, each with its prompt, and its responses in order."""
     query = select(
-        *(items.c[name] for name in ("id", "key", "kind", "project_id", "gold")),
+        *(items.c[name] for name in ("id", "key", "kind", "project_id", "gold", "selection")),
         prompts.c.key.label("prompt_key"),
         *(prompts.c[name] for name in ("text", "messages", "token_ids", "meta")),
     ).join_from(items, prompts)
@@ -133,7 +134,8 @@ def _row(
         "meta": item.meta or {},
     }
     tokens = {"prompt": item.token_ids, "chosen": chosen.token_ids, "rejected": rejected.token_ids}
-    return row | ({"token_ids": tokens} if all(tokens.values()) else {})
+    why_asked = {} if item.selection is None else {"selection": item.selection}
+    return row | why_asked | ({"token_ids": tokens} if all(tokens.values()) else {})
 
 
 def said(item: AnyRow, response: AnyRow) -> Any:

@@ -11,12 +11,13 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import select
 
 from tether.errors import InputError
+from tether.feedback.active import Choice, choice
 from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
 from tether.feedback.annotators import Annotator, Verdict
 from tether.feedback.facts import content_key
@@ -54,6 +55,8 @@ class Report:
     """How often judges who were asked both ways round changed their mind with the order."""
     last_judgement: int
     """The export of these votes: `store.export(Query(until=last_judgement))`."""
+    selection: Choice | None = None
+    """Where only some groups were asked about, chosen by active selection: what they say of all."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -61,7 +64,7 @@ class Report:
             **{n: getattr(self, n) for n in ("items", "identical", "votes", "skips", "ties", "last_judgement")},
             **{n: getattr(self, n).as_dict() for n in ("agreement", "alpha", "bias", "flips")},
             "bias_by_annotator": {name: bias.as_dict() for name, bias in self.bias_by_annotator.items()},
-        }
+        } | ({} if self.selection is None else {"selection": self.selection.as_dict()})
 
 
 def label_pairs(
@@ -74,13 +77,15 @@ def label_pairs(
     seed: int = 0,
     checkpoint: str | None = None,
     sampling: Mapping[str, Any] | None = None,
+    chosen: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Report:
     """Ask `overlap` of the annotators, drawn anew for each item, which of each group's responses they prefer.
 
     A group is a `tether.types.Group` as `dataclasses.asdict` gives it: `prompt` with `text`, `messages`, `token_ids`
     and `meta`, `responses` each with `text`, `token_ids` and `ended`. Responses with the same text are shown once.
     Of several guidelines each item is judged by one, drawn for it. `checkpoint` and `sampling` say where the responses
-    came from. Running it again adds only what is missing.
+    came from. With `chosen`, only the pairs at these places are asked about, and their items keep why
+    (`Selected.record()`). Running it again adds only what is missing.
 
     InputError: fewer annotators than the overlap, two of one name, or nothing to label.
     """
@@ -90,21 +95,33 @@ def label_pairs(
     guidelines = [guideline] if isinstance(guideline, str) else list(guideline)
     versions = {text: store.add_guideline(text) for text in guidelines}
     users = {annotator.name: store.add_user(annotator.name, annotator.kind) for annotator in annotators}
-    contents, identical = _add(store, groups, overlap, checkpoint, dict(sampling or {}))
-    if not contents:
+    questions, identical = _questions(groups)
+    if not questions:
         raise InputError(f"nothing to label: none of the {identical} groups has two different responses")
-    order = list(contents)
+    if chosen is not None:
+        questions = [q._replace(selection=chosen[q.place]) for q in questions if q.place in chosen]
+    asks = _add(store, questions, overlap, checkpoint, dict(sampling or {}))
+    order = list(asks)
     for start in range(0, len(order), _CHUNK):
-        askers = {i: _chosen(seed, contents[i], names, overlap) for i in order[start : start + _CHUNK]}
+        askers = {i: _chosen(seed, asks[i].content, names, overlap) for i in order[start : start + _CHUNK]}
         for annotator in annotators:
             mine = [item for item, asked in askers.items() if annotator.name in asked]
             held = store.claim_many(users[annotator.name], len(mine), among=mine) if mine else []
-            asked = [Asked(one, _drawn(seed, contents[one.item], guidelines)) for one in held]
+            asked = [Asked(one, _drawn(seed, asks[one.item].content, guidelines)) for one in held]
             said = _verdicts(annotator, asked, seed)
             store.submit_many(
                 [_answer(annotator.name, a, versions[a.guideline], v) for a, v in zip(asked, said, strict=True)]
             )
-    return _report(store, order, identical, {user: name for name, user in users.items()})
+    selections = [question.selection for question in asks.values() if question.selection is not None]
+    return _report(store, order, identical, {user: name for name, user in users.items()}, selections)
+
+
+def candidates(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the groups that `label_pairs` would ask about, what reads the same once: to choose from."""
+    first: dict[str, int] = {}
+    for question in _questions(groups)[0]:
+        first.setdefault(content_key(question.content, question.prompt.get("messages", ())), question.place)
+    return list(first.values())
 
 
 def label_project(store: Store, project: int, annotators: Sequence[Annotator | Reader], *, seed: int = 0) -> Report:
@@ -180,29 +197,48 @@ def _names(annotators: Sequence[Annotator | Reader]) -> list[str]:
     return names
 
 
-def _add(
-    store: Store, groups: Iterable[Mapping[str, Any]], overlap: int, checkpoint: str | None, sampling: dict[str, Any]
-) -> tuple[dict[int, str], int]:
-    """The item of each group with what it asks, hashed; and how many groups had nothing to tell apart."""
-    asked, identical = [], 0
-    for group in groups:
+class _Question(NamedTuple):
+    """A group with something to tell apart."""
+
+    place: int
+    """Among the groups."""
+    prompt: Mapping[str, Any]
+    responses: list[Mapping[str, Any]]
+    """Those with different texts."""
+    content: str
+    """What is asked, hashed."""
+    selection: Mapping[str, Any] | None = None
+
+
+def _questions(groups: Iterable[Mapping[str, Any]]) -> tuple[list[_Question], int]:
+    """What the groups ask; and how many had nothing to tell apart."""
+    found, identical = [], 0
+    for place, group in enumerate(groups):
         different = {response["text"]: response for response in reversed(group["responses"])}
         if len(different) < 2:
             identical += 1
         else:
-            asked.append((group["prompt"], list(different.values())[::-1]))
+            prompt, responses = group["prompt"], list(different.values())[::-1]
+            found.append(_Question(place, prompt, responses, content_key(prompt["text"], sorted(different))))
+    return found, identical
+
+
+def _add(
+    store: Store, questions: Sequence[_Question], overlap: int, checkpoint: str | None, sampling: dict[str, Any]
+) -> dict[int, _Question]:
+    """The item of each question."""
     prompts = store.add_prompts(
-        NewPrompt(p["text"], p.get("messages", ()), p.get("token_ids", ()), p.get("meta", {})) for p, _ in asked
+        NewPrompt(p["text"], p.get("messages", ()), p.get("token_ids", ()), p.get("meta", {}))
+        for p in (question.prompt for question in questions)
     )
     responses = store.add_responses(
         NewResponse(prompt, r["text"], r.get("token_ids", ()), r.get("ended", True), checkpoint, sampling)
-        for prompt, (_, of_prompt) in zip(prompts, asked, strict=True)
-        for r in of_prompt
+        for prompt, question in zip(prompts, questions, strict=True)
+        for r in question.responses
     )
     ids = iter(responses)
-    new = [NewItem([next(ids) for _ in of_prompt], overlap) for _, of_prompt in asked]
-    content = [content_key(p["text"], sorted(r["text"] for r in of_prompt)) for p, of_prompt in asked]
-    return dict(zip(store.add_items(new), content, strict=True)), identical
+    new = [NewItem([next(ids) for _ in q.responses], overlap, selection=q.selection) for q in questions]
+    return dict(zip(store.add_items(new), questions, strict=True))
 
 
 def _draw(*parts: object) -> bytes:
@@ -242,7 +278,13 @@ def _answer(name: str, asked: Asked, version: int, verdict: Verdict) -> Answer:
     )
 
 
-def _report(store: Store, items: Sequence[int], identical: int, names: Mapping[int, str]) -> Report:
+def _report(
+    store: Store,
+    items: Sequence[int],
+    identical: int,
+    names: Mapping[int, str],
+    selections: Sequence[Mapping[str, Any]] = (),
+) -> Report:
     rows = {item: at for at, item in enumerate(items)}
     until = store.last_judgement()
     judged = [j for j in store.judgements(Query(users=tuple(names), until=until)) if j.item in rows]
@@ -268,6 +310,7 @@ def _report(store: Store, items: Sequence[int], identical: int, names: Mapping[i
         bias_by_annotator={name: position_bias(*shown_first[user]) for user, name in names.items()},
         flips=flips_in(judged),
         last_judgement=until,
+        selection=choice(selections, np.stack([(table == c).sum(1) for c in (0, 1, _TIE)], 1)) if selections else None,
     )
 
 
