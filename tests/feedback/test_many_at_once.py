@@ -1,19 +1,18 @@
-"""Several real processes on one SQLite file, some of them killed: the promises of the store's first lines."""
+"""Several real processes on one database, some of them killed: the promises of the store's first lines."""
 
 from __future__ import annotations
 
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from tether.feedback.records import NewItem, NewPrompt, NewResponse
+from tether.feedback.schema import items, judgements
 from tether.feedback.store import Store
 
 LEASE = 0.5  # where annotators are killed; a slow machine lets some living ones run late too
@@ -38,16 +37,16 @@ while claims := store.claim_many(user, rng.randint(1, 4)):
 """
 
 
-def ask(file: Path, num: int, overlap: int) -> None:
-    with Store.open(file) as store:
+def ask(where: str, num: int, overlap: int) -> None:
+    with Store.open(where) as store:
         store.add_guideline("g")
         prompts = store.add_prompts([NewPrompt(f"p{i}") for i in range(num)])
         ids = store.add_responses([NewResponse(p, t) for p in prompts for t in "AB"])
         store.add_items([NewItem(ids[2 * i : 2 * i + 2], overlap) for i in range(num)])
 
 
-def annotate(file: Path, name: str, lease: float = 600, pace: float = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LABEL, str(file), name, str(lease), str(pace)]
+def annotate(where: str, name: str, lease: float = 600, pace: float = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LABEL, where, name, str(lease), str(pace)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -57,39 +56,37 @@ def acknowledged(worker: subprocess.Popen[str]) -> dict[int, str]:
     return {int(number): key for number, key in told}
 
 
-def check_all_done(file: Path, num: int, overlap: int, told: dict[int, str]) -> None:
-    with sqlite3.connect(file) as db:
-        stored = dict(db.execute("SELECT id, submit_key FROM judgements"))
-        done = [d for (d,) in db.execute("SELECT done FROM items")]
-        votes = Counter(db.execute("SELECT item_id, user_id FROM judgements"))
-        health = db.execute("PRAGMA integrity_check").fetchall()
-    db.close()
+def check_all_done(where: str, num: int, overlap: int, told: dict[int, str]) -> None:
+    with Store.open(where) as store, store.reading() as db:
+        rows = db.execute(select(judgements)).all()
+        done = list(db.scalars(select(items.c.done)))
+        if db.dialect.name == "sqlite":
+            assert db.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
+    stored = {row.id: row.submit_key for row in rows}
+    votes = {(row.item_id, row.user_id) for row in rows}
     assert told.items() <= stored.items()  # nothing acknowledged was lost or changed
     assert done == [overlap] * num
     assert len(stored) == num * overlap == len(votes)  # each item answered `overlap` times, by different users
     assert sorted(stored) == list(range(1, len(stored) + 1))
-    assert health == [("ok",)]
 
 
-def test_four_processes_share_the_work(tmp_path):
-    file = tmp_path / "votes.db"
-    ask(file, num=60, overlap=3)
-    workers = [annotate(file, f"user {i}") for i in range(4)]
+def test_four_processes_share_the_work(database):
+    ask(database, num=60, overlap=3)
+    workers = [annotate(database, f"user {i}") for i in range(4)]
     told = [acknowledged(worker) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4
     assert sum(map(len, told)) == 180
-    check_all_done(file, 60, 3, {k: v for one in told for k, v in one.items()})
+    check_all_done(database, 60, 3, {k: v for one in told for k, v in one.items()})
 
 
 @pytest.mark.slow
-def test_killed_processes_lose_nothing_that_was_acknowledged(tmp_path):
-    file = tmp_path / "votes.db"
-    ask(file, num=100, overlap=2)
+def test_killed_processes_lose_nothing_that_was_acknowledged(database):
+    ask(database, num=100, overlap=2)
     rng = random.Random(0)
     told: dict[int, str] = {}
     killed = 0
     for _ in range(3):
-        workers = [annotate(file, f"user {i}", LEASE, pace=0.01) for i in range(3)]
+        workers = [annotate(database, f"user {i}", LEASE, pace=0.01) for i in range(3)]
         for worker in workers:
             assert worker.stdout is not None
             first = worker.stdout.readline()  # it is at work; now let it get somewhere
@@ -105,12 +102,29 @@ def test_killed_processes_lose_nothing_that_was_acknowledged(tmp_path):
     assert 0 < len(told) < 200
     time.sleep(LEASE)  # what the dead held is free again
     for i in range(3):
-        told |= acknowledged(annotate(file, f"user {i}"))
-    check_all_done(file, 100, 2, told)
+        told |= acknowledged(annotate(database, f"user {i}"))
+    check_all_done(database, 100, 2, told)
 
 
-def test_processes_that_open_a_new_store_at_once_make_one(tmp_path):
+def test_processes_that_open_a_new_store_at_once_make_one(new_database):
     script = "import sys; from tether.feedback.store import Store; print(Store.open(sys.argv[1]).add_user('me'))"
-    command = [sys.executable, "-c", script, str(tmp_path / "new.db")]
+    command = [sys.executable, "-c", script, new_database(empty=True)]
     openers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [opener.communicate(timeout=250)[0].strip() for opener in openers] == ["1"] * 4
+
+
+def test_a_store_outlives_the_death_of_its_server(postgresql_server):
+    """What was acknowledged is there, and whoever asks next gets a new connection."""
+    with Store.open(postgresql_server.new(empty=False)) as store:
+        store.add_guideline("g")
+        (prompt,) = store.add_prompts([NewPrompt("p")])
+        store.add_items([NewItem(store.add_responses([NewResponse(prompt, t) for t in "AB"]))])
+        held = store.claim(store.add_user("u"))
+        ranking = {r.id: 0 for r in held.responses}
+        said = store.submit(held.id, ranking, "k", guideline=1)
+        with store.reading():  # two connections in the pool
+            assert store.last_judgement() == 1
+        postgresql_server.restart()
+        assert store.submit(held.id, ranking, "k", guideline=1) == said
+        assert store.judgements() == [said]
+    postgresql_server.drop_all()
