@@ -15,9 +15,10 @@ from tether.config import DataConfig
 from tether.data.load import check_data
 from tether.errors import InputError
 from tether.feedback.files import write_file, write_folder
+from tether.feedback.orders import mean_ranks, strengths
 from tether.feedback.projects import Attribute, Settings
 from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query
-from tether.feedback.shapes import SHAPES, Options, mean_ranks, rows_of, strengths
+from tether.feedback.shapes import SHAPES, Options, rows_of
 from tether.feedback.store import Store
 
 ALL = Query()

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,12 @@ from sqlalchemy import Connection, select
 from tether.errors import InputError
 from tether.feedback.export import Export, export, items_of, pseudonym, said, split_of
 from tether.feedback.margins import check_margin
+from tether.feedback.orders import ORDERS, agreement
 from tether.feedback.queries import adjudications, in_force
-from tether.feedback.ranking import davidson
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import AnyRow, projects, users
 
 Row = dict[str, Any]
-
-_RIDGE = 1.0  # a normal prior of variance 1 on each log-strength: three votes to none is no certainty
-_DIGITS = 6  # strengths closer than this are a tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +157,7 @@ def _ranking(asked: Asked, who: People, options: Options) -> Row | None:
         "worths": worths,
         "order": options.order,
         "votes": [{"annotator": who.hidden(j.user), "ranking": row} for j, row in zip(votes, table, strict=True)],
-        "agreement": _agreement(ranking, table),
+        "agreement": agreement(ranking, table),
         "adjudicated": asked.last_word is not None,
         **shared,
         "checkpoints": [r.checkpoint for r in ranked],
@@ -174,60 +170,6 @@ def _ranking(asked: Asked, who: People, options: Options) -> Row | None:
         },
         "meta": asked.item.meta or {},
     }
-
-
-Votes = Sequence[Sequence[int | None]]
-"""Annotators × responses: ranks, 0 the best, None where not ranked."""
-
-
-def strengths(votes: Votes) -> list[float]:
-    """Davidson's log-strengths (Bradley–Terry with ties, ridge 1) of the pairs the rankings order or tie.
-
-    >>> strengths([[0, 1], [0, 1], [0, 0]])[0] > 0 == sum(strengths([[0, 1], [0, 1], [0, 0]]))
-    True
-    """
-    count = len(votes[0])
-    wins, ties = np.zeros((count, count)), np.zeros((count, count))
-    for ranks in votes:
-        for (i, one), (k, other) in combinations(enumerate(ranks), 2):
-            if one is None or other is None:
-                continue
-            if one == other:
-                ties[i, k] += 1
-                ties[k, i] += 1
-            else:
-                wins[(i, k) if one < other else (k, i)] += 1
-    return [round(float(s), _DIGITS) + 0.0 for s in davidson(wins, ties, ridge=_RIDGE).strengths]
-
-
-def mean_ranks(votes: Votes) -> list[float]:
-    """Minus the mean rank of each response over those who ranked it, ties sharing the mean of their places.
-
-    >>> mean_ranks([[0, 1, 1], [0, 1, None]])  # places 0, 1.5, 1.5 and 0, 1
-    [0.0, -1.25, -1.5]
-    """
-    places: list[list[float]] = [[] for _ in votes[0]]
-    for ranks in votes:
-        given = [rank for rank in ranks if rank is not None]
-        for at, rank in enumerate(ranks):
-            if rank is not None:
-                places[at].append(sum(r < rank for r in given) + (given.count(rank) - 1) / 2)
-    return [round(-sum(p) / len(p), _DIGITS) + 0.0 for p in places]
-
-
-ORDERS: Mapping[str, Callable[[Votes], list[float]]] = {"worth": strengths, "mean_rank": mean_ranks}
-"""How votes become an order: what each response is worth, the more the better."""
-
-
-def _agreement(ranking: Sequence[int], votes: Votes) -> float:
-    """Share of the votes' comparisons of two that the ranking agrees with."""
-    agreeing, total = 0, 0
-    for ranks in votes:
-        for (one, i), (other, k) in combinations(zip(ranks, ranking, strict=True), 2):
-            if one is not None and other is not None:
-                total += 1
-                agreeing += (one > other) - (one < other) == (i > k) - (i < k)
-    return agreeing / total if total else 0.0
 
 
 def unpaired(db: Connection, query: Query, options: Options) -> list[Row]:
