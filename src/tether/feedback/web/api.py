@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,11 +20,10 @@ from tether.feedback.store import Store
 from tether.feedback.web import turns
 from tether.feedback.web.answers import Said, by_position, give, options, own_key
 from tether.feedback.web.render import rendered
-from tether.feedback.web.session import Accounted, SignedIn, Stored
+from tether.feedback.web.session import Accounted, Id, SignedIn, Stored
 from tether.feedback.web.turns import LARGEST, MOST_HELD, Answered, Turn
 
 router = APIRouter(prefix="/api")
-Id = Annotated[int, Path(ge=1, le=LARGEST)]
 
 
 class _Body(BaseModel):

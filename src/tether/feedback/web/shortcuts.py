@@ -37,7 +37,7 @@ GROUPS: tuple[tuple[str, tuple[Action, ...]], ...] = (
         ),
     ),
     (
-        "Numbers: how much better, a rating, a reason",
+        "Numbers",
         tuple(Action(str(n), f"Number {n}", str(n)) for n in range(10)),
     ),
     (

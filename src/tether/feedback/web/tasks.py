@@ -22,12 +22,13 @@ from tether.feedback.records import Conflict, Missing
 from tether.feedback.store import Store
 from tether.feedback.web import turns
 from tether.feedback.web.answers import LETTERS, by_position, give, own_key
-from tether.feedback.web.api import Id, conversation, read_guideline, receipt
+from tether.feedback.web.api import conversation, read_guideline, receipt
 from tether.feedback.web.forms import fields_of, said_in
 from tether.feedback.web.render import rendered
 from tether.feedback.web.security import csrf_token
 from tether.feedback.web.session import (
     Form,
+    Id,
     Known,
     SignedIn,
     Stored,

@@ -132,7 +132,7 @@ export class TaskForm {
       rationale: () => this.focus(this.node.elements.rationale),
       correction: () => this.focus(this.node.elements.correction),
       flag: () => this.open(".flag"),
-      skip: () => this.open(".skip"),
+      skip: () => this.open(".skipping"),
     };
     return deeds[action]?.() ?? false;
   }
@@ -170,7 +170,7 @@ export class TaskForm {
   }
 
   number(digit) {
-    const reasons = this.node.querySelectorAll("details.skip[open] button");
+    const reasons = this.node.querySelectorAll("details.skipping[open] button");
     if (reasons.length) {
       reasons[digit - 1]?.click();
       return true;
