@@ -273,6 +273,30 @@ def test_bad_input_is_one_sentence(store, act, message):
         act(store)
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda s: s.claim(2**70),
+        lambda s: s.claim(1, 2**70),
+        lambda s: s.claim_many(1, 1, among=[2**70]),
+        lambda s: s.held(1, 2**70),
+        lambda s: s.heartbeat(1, 2**70),
+        lambda s: s.submit(2**70, {1: 0, 2: 1}, "k", guideline=1),
+        lambda s: s.submit(1, {1: 0, 2: 1}, "k", guideline=2**70),
+        lambda s: s.undo(2**70, "k"),
+        lambda s: s.adjudicate(2**70, 1, {1: 0, 2: 1}, "k", guideline=1),
+        lambda s: s.mine(1, 1, before=2**70),
+        lambda s: s.judgements(Query(users=(2**70,))),
+        lambda s: s.add_project("half \ud800"),
+    ],
+)
+def test_what_no_database_holds_is_refused(store, act):
+    store.add_user("a")
+    with pytest.raises(InputError, match=r"too large for the database|there is no"):
+        act(store)
+    assert store.add_user("b") == 2  # and nothing is stuck
+
+
 def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("these are my notes, and they are longer than a header\n" * 40)

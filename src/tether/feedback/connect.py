@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError
 
 from tether.errors import InputError
 from tether.feedback.schema import HEAD
@@ -61,6 +61,7 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
     with the power only if no durable one has followed.
     """
     with (
+        _fitting(),
         _turns[engine],
         engine.connect().execution_options(write_lock=True, durable=durable) as connection,
         connection.begin(),
@@ -71,8 +72,18 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that sees one state of the store, whatever others write meanwhile."""
-    with engine.connect() as connection, connection.begin():
+    with _fitting(), engine.connect() as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """InputError for what the database cannot hold, of the many things that people send."""
+    try:
+        yield
+    except (DataError, OverflowError, UnicodeEncodeError) as error:
+        told = "a number is too large for the database, or a text holds NUL or half of a character (a lone surrogate)"
+        raise InputError(told) from error
 
 
 def _url(where: str | os.PathLike[str]) -> URL:
@@ -105,7 +116,10 @@ def _postgresql(url: URL) -> Engine:
     except ImportError:
         raise InputError("PostgreSQL needs the package psycopg: pip install 'tether-rlhf[pg]'") from None
     place = url.set(drivername="postgresql+psycopg")
-    return create_engine(place, pool_pre_ping=True, pool_size=20, hide_parameters=True)
+    # Whatever the server's default: what is read under the write lock must be what was committed before it was had.
+    return create_engine(
+        place, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=20, hide_parameters=True
+    )
 
 
 def _prepare(connection: Any, _record: Any) -> None:
