@@ -178,3 +178,9 @@ def test_bad_votes_are_one_sentence(vote, message):
         annotator_quality([vote])
     with pytest.raises(InputError, match=r"level 1\.5"):
         annotator_quality([], level=1.5)
+
+
+def test_an_order_nobody_recorded_says_nothing_of_position_bias():
+    votes = [Vote("ann", item, "x", "y", "first", order_known=item < 3) for item in range(10)]
+    (row,) = annotator_quality(votes)
+    assert (row.position.share, row.position.num) == (1.0, 3)

@@ -229,9 +229,9 @@ def change_user(db: Connection, user: int, active: bool | None, settings: dict[s
 
 
 def forget_user(db: Connection, user: int, now: float) -> None:
-    """Removes what tells who somebody is: name, password, settings, sessions, and what they wrote in their own words.
+    """Removes what tells who somebody is: name, password, settings, sessions, and what they said beside their answers.
 
-    Their choices stay, under the name "deleted-ID", so that counts and agreement stay right.
+    The answers stay (choices, ratings, corrections) under the name "deleted-ID": counts and agreement stay right.
     """
     before = _row_of(db, user).name
     gone = {"name": f"deleted-{user}", "password": None, "settings": None, "active": False, "admin": False}

@@ -50,6 +50,8 @@ class Vote(NamedTuple):
     second_words: int | None = None
     gold: str | int | None = None
     """The response known to be the better, on a gold item."""
+    order_known: bool = True
+    """Whether the response shown first is known to have been; else the vote says nothing of position bias."""
 
     @property
     def said(self) -> str | int | None:
@@ -223,7 +225,9 @@ def _row(
         skips=_share([v.choice == "skip" for v in votes]),
         seconds=median(timed) if timed else math.nan,
         fast=_share(_unread(answered, words_per_second)),
-        position=position_bias(*(sum(v.choice == side for v in answered) for side in ("first", "second"))),
+        position=position_bias(
+            *(sum(v.choice == side for v in answered if v.order_known) for side in ("first", "second"))
+        ),
         longer=sign_test(sum(longer), len(longer) - sum(longer)),
         length=length,
         agreement=agreement,

@@ -23,6 +23,7 @@ from tether.feedback.queries import gold as gold_of
 from tether.feedback.queries import in_force, last_judgement
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import responses
+from tether.feedback.shapes import order_known
 from tether.feedback.store import Store
 
 _SHARE = 0.05  # of the time may go into the numbers of one project
@@ -105,7 +106,7 @@ def votes(db: Connection, judged: Sequence[Judgement], gold: Mapping[int, Mappin
         if choice is not None:
             known = _better(gold.get(j.item, {}), first, second)
             lengths = (words[first], words[second])
-            yield Vote(str(j.user), j.item, first, second, choice, j.seconds, *lengths, known)
+            yield Vote(str(j.user), j.item, first, second, choice, j.seconds, *lengths, known, order_known(j))
 
 
 def drawn_pair(item: int, of: Sequence[int]) -> tuple[int, int]:
