@@ -178,6 +178,9 @@ def test_undo_is_a_revision_and_opens_the_item_again(store):
         store.undo(first.id, "v")
     with pytest.raises(InputError, match="not one in force"):
         store.undo(undone.id, "v")
+    for key in ("", "k" * 101, "half \ud800"):
+        with pytest.raises(InputError, match=r"submit.key"):
+            store.undo(first.id, key)
     second = vote(store, a, key="again", best=max(first.ranking))
     assert (second.revision, second.supersedes) == (2, undone.id)
     assert store.judgements() == [second]

@@ -92,9 +92,9 @@ def disputed(db: Connection, project: int, limit: int) -> list[Dispute]:
         (item for item, share in agreed.items() if share < 1), key=lambda item: (item in settled, agreed[item], item)
     )[:limit]
     rankings: dict[int, list[Judgement]] = defaultdict(list)
-    for judgement in in_force(db, Query(items=tuple(divided))) if divided else []:
-        if judgement.ranking is not None:
-            rankings[judgement.item].append(judgement)
+    ranked = _standing(_ALL.where(judgements.c.action == "rank"), Query())
+    for row in find(db, ranked, judgements.c.item_id, divided):
+        rankings[row.item_id].append(_judgement(row))
     told = _said_of(db, divided)
     return [
         Dispute(

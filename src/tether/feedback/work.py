@@ -83,8 +83,9 @@ def submit(db: Connection, answers: Sequence[Answer], by: int | None, now: float
 def undo(db: Connection, judgement: int, submit_key: str, by: int | None, now: float, lease: float | None) -> Judgement:
     """Append a revision that takes a judgement in force back, and open its assignment again.
 
-    Conflict: it is not in force. Missing: there is no such judgement, or it is not the user's named in `by`.
+    Conflict: it is not in force. Missing: there is no such judgement, or it is not that of the user `by`.
     """
+    check_submit_key(submit_key, f"taking back judgement {judgement}")
     row = db.execute(_GIVEN, {"the_id": judgement}).first()
     if row is None or by not in (None, row.user_id):
         raise Missing(f"judgement {judgement}: there is no such judgement")
