@@ -81,7 +81,9 @@ def log_odds(votes: Tally) -> float:
 
     Grows with the number of votes: three to none says more than one to none.
     """
-    return math.log((votes.wins + votes.ties / 2 + 1) / (votes.losses + votes.ties / 2 + 1))
+    first, second = votes.wins + votes.ties / 2 + 1, votes.losses + votes.ties / 2 + 1
+    # To the last digit the same from either side.
+    return math.log(first / second) if first >= second else -math.log(second / first)
 
 
 def mean_strength(votes: Tally) -> float:
