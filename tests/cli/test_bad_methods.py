@@ -185,6 +185,15 @@ def rounds(loop: str) -> dict[str, str | bytes]:
     return recipe(SFT, PAIRS, head=TWICE + loop)
 
 
+MEMBERS = ["reward", "reward-other"]
+
+
+def selecting(models: list[str], pairs: str = "", num: int | None = 2, **fields: Any) -> dict[str, str | bytes]:
+    """`r.toml` of a label stage that selects."""
+    table = {"models": models} | ({} if num is None else {"num": num}) | fields
+    return recipe(f"{PAIRS}\n{pairs}", f"{VOTES}select = {inline(table)}")
+
+
 STAGES = {
     "a judge who is not named": Case(RUN, ("'votes'", "table `judge`"), recipe(PAIRS, VOTES + 'annotators = "judge"')),
     "a judge nobody asks": Case(RUN, ("judge is for annotators",), recipe(PAIRS, VOTES + 'judge.model = "chat"')),
@@ -195,6 +204,25 @@ STAGES = {
         RUN,
         ("'votes'", "c.sqlite", "no SQLite file"),
         recipe(PAIRS, JUDGED + 'calibration.path = "c.sqlite"') | {"c.sqlite": "hello"},
+    ),
+    "an ensemble of one": Case(RUN, ("field select.models", "got 1", "two or more"), selecting(["reward"])),
+    "one model twice": Case(RUN, ("field select.models", "'reward' is there twice"), selecting(["reward"] * 2)),
+    "a member that is no stage": Case(RUN, ("select.models.0", "no stage 'gone'"), selecting(["stage:gone", "reward"])),
+    "a member that scores nothing": Case(
+        RUN,
+        ("field select.models.1", "stage:pairs", "responses, not a reward model"),
+        selecting(["reward", "stage:pairs"]),
+    ),
+    "a member without a head": Case(RUN, ("field select.models.1", "chat"), selecting(["reward", "chat"])),
+    "a member that is a function": Case(
+        RUN,
+        ("field select.models.0", "'bad_rewards:good' is no reward model"),
+        selecting(["bad_rewards:good", "reward"]),
+    ),
+    "no uniform arm": Case(RUN, ("select.uniform", "got 0", "> 0 and <= 1"), selecting(MEMBERS, uniform=0)),
+    "nothing to select": Case(RUN, ("field select.num", "missing"), selecting(MEMBERS, num=None)),
+    "rankings to select": Case(
+        RUN, ("field select", "stage:pairs has 3", "num_responses to 2"), selecting(MEMBERS, pairs="num_responses = 3")
     ),
     "principles gone": Case(
         RUN, ("'mend', field constitution.path", "c.toml", "demo:kindness"), recipe(PAIRS, CRITIQUE)

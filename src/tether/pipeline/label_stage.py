@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 def label_stage(place: Place, say: Any) -> dict[str, Any]:
     """Writes `preferences.sqlite` (the store), `preferences.jsonl` (its export), `train.jsonl` and `validation.jsonl`.
 
+    With `select` only some of the pairs are asked about; `selection.json` says which, and `labels.json` what their
+    votes say of all.
     A run that was killed goes on where the store stands; the export is the same as if it had not been. What a judge
     said is kept in the run's folder, so that nothing is paid for twice, whatever else of the section changes.
     """
@@ -33,19 +36,27 @@ def label_stage(place: Place, say: Any) -> dict[str, Any]:
         raise InputError(
             f"stage '{section.name}': {section.responses} has no responses to compare; name a `sample` stage"
         )
-    groups = [asdict(group) for group in from_rows(read_jsonl(source / "groups.jsonl"))]
+    sampled = from_rows(read_jsonl(source / "groups.jsonl"))
+    made_with = (source / "tokenizer.hash").read_text(encoding="utf-8")
     check_judging(section)
+    selection = None
+    if section.select is not None:
+        from tether.pipeline.selection import select_groups
+
+        selection = select_groups(place, section.select, sampled, made_with)
+    groups = [asdict(group) for group in sampled]
+    chosen = None if selection is None else selection.chosen
     with open_store(place.folder / "preferences.sqlite") as store:  # it says so when SQLAlchemy is missing
-        rows, labels = (by_raters if section.judge is None else by_judge)(place, section, store, groups)
+        rows, labels = (by_raters if section.judge is None else by_judge)(place, section, store, groups, chosen)
+    if selection is not None:
+        labels["selection"]["pool"] = selection.pool
     write_jsonl(place.folder / "preferences.jsonl", rows)
     counts = {}
     for split, name in (("train", "train"), ("test", "validation")):
         kept = [comparison(row) for row in rows if row["split"] == split]
         write_jsonl(place.folder / f"{name}.jsonl", to_rows(kept))
         counts[name] = len(kept)
-    (place.folder / "tokenizer.hash").write_text(
-        (source / "tokenizer.hash").read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    (place.folder / "tokenizer.hash").write_text(made_with, encoding="utf-8")
     write_json(place.folder / "labels.json", labels)
     say(f"{told(labels)}; {counts['train']} comparisons to learn from, {counts['validation']} held out")
     return {"comparisons": counts, "metrics": {}, "labels": labels}
@@ -55,7 +66,13 @@ Labelled = tuple[list[dict[str, Any]], dict[str, Any]]
 """The exported rows, and what to report."""
 
 
-def by_raters(place: Place, section: LabelSection, store: Store, groups: list[dict[str, Any]]) -> Labelled:
+Chosen = Mapping[int, Mapping[str, Any]] | None
+"""Places of the groups to ask about, with why; None for all."""
+
+
+def by_raters(
+    place: Place, section: LabelSection, store: Store, groups: list[dict[str, Any]], chosen: Chosen
+) -> Labelled:
     """Labels of the simulated raters."""
     from tether.feedback.label import label_pairs
 
@@ -67,11 +84,14 @@ def by_raters(place: Place, section: LabelSection, store: Store, groups: list[di
         overlap=section.overlap,
         seed=place.seed,
         checkpoint=section.responses,
+        chosen=chosen,
     )
     return exported(store, report.last_judgement, section), report.as_dict()
 
 
-def by_judge(place: Place, section: LabelSection, store: Store, groups: list[dict[str, Any]]) -> Labelled:
+def by_judge(
+    place: Place, section: LabelSection, store: Store, groups: list[dict[str, Any]], chosen: Chosen
+) -> Labelled:
     """Labels of an AI judge, refused where it does not agree with people as `calibration` wants it to.
 
     InputError also when it gave no verdict on anything.
@@ -85,7 +105,14 @@ def by_judge(place: Place, section: LabelSection, store: Store, groups: list[dic
         judge = JudgeAnnotator(config.model[-200:], asker(journal), config.tie)
         guidelines = guidelines_of(section)
         report = label_pairs(
-            store, groups, [judge], guideline=guidelines, overlap=1, seed=place.seed, checkpoint=section.responses
+            store,
+            groups,
+            [judge],
+            guideline=guidelines,
+            overlap=1,
+            seed=place.seed,
+            checkpoint=section.responses,
+            chosen=chosen,
         )
         spent = journal.spent
     labels = report.as_dict() | {
@@ -114,6 +141,8 @@ def exported(store: Store, until: int, section: LabelSection) -> list[dict[str, 
 def told(labels: dict[str, Any]) -> str:
     """The labelling in one line."""
     votes = f"{labels['votes']} votes on {labels['items']} pairs"
+    if (by := labels.get("selection")) is not None:
+        votes += f" of {by['pool']} ({by['uniform']} chosen uniformly, {by['active']} for disagreement)"
     if "spent" not in labels:
         agreement, alpha = (labels[name]["estimate"] for name in ("agreement", "alpha"))
         return votes + "".join(

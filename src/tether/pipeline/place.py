@@ -18,6 +18,7 @@ from tether.pipeline.artifacts import hash_path, read_jsonl, write_json
 if TYPE_CHECKING:
     from tether.data.template import Template
     from tether.rewards.combine import WeightedSum
+    from tether.rewards.reward_model import RewardModelScorer, TextScorer
     from tether.types import Group, Scorer
 
 STAGE = "stage:"
@@ -131,10 +132,7 @@ class Place:
     ) -> Scorer:
         """What a recipe names as a reward: a reward model (`stage:NAME`, folder, hub id), a verifier, `judge`, or a
         `module:function`."""
-        from tether.data.template import Template as Loaded
-        from tether.models.load import load_scalar
         from tether.rewards.function import FunctionScorer, load_function
-        from tether.rewards.reward_model import RewardModelScorer, TextScorer
         from tether.rewards.verifiers import VERIFIERS, build_verifier
 
         if name == "judge":
@@ -145,11 +143,19 @@ class Place:
             return build_verifier(name, dict(options or {}))
         if is_function(name):
             return FunctionScorer(load_function(name))
+        return self.reward_model(name, tokenizer_hash(template), device=device, token_budget=token_budget)
+
+    def reward_model(self, name: str, read: str, *, device: str, token_budget: int) -> RewardModelScorer | TextScorer:
+        """A reward model (`stage:NAME`, folder, hub id) for responses in tokens of the tokenizer of hash `read`."""
+        from tether.data.template import Template as Loaded
+        from tether.models.load import load_scalar
+        from tether.rewards.reward_model import RewardModelScorer, TextScorer
+
         path = self.model(name)
         role = load_scalar(path, device=device, kind="reward", require_head=True)
         role.requires_grad_(False)
         own = Loaded.load(path)
-        if tokenizer_hash(own) != tokenizer_hash(template):
+        if tokenizer_hash(own) != read:
             return TextScorer(role, own, token_budget=token_budget)
         return RewardModelScorer(role, token_budget)
 
@@ -201,7 +207,19 @@ def inputs_of(values: Any, keys: Mapping[str, str], stage: str, field: str = "")
     return {} if source is None else {field: hash_path(source)}
 
 
-PATHS = ("path", "also", "responses", "model", "baseline", "reference", "reward", "eval_reward", "judge", "use")
+PATHS = (
+    "path",
+    "also",
+    "responses",
+    "model",
+    "baseline",
+    "reference",
+    "reward",
+    "eval_reward",
+    "judge",
+    "use",
+    "models",
+)
 """Fields that name something to read."""
 WORDS = {"value.model": ("reward", "policy", "shared")}
 """What such a field may say without naming anything on the disk."""

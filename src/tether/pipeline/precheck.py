@@ -24,7 +24,7 @@ from tether.feedback.constitution import load_constitution
 from tether.models.load import check_device, check_model
 from tether.pipeline.judges import check_judging, reward_options
 from tether.pipeline.place import STAGE, is_function, model_at
-from tether.pipeline.sections import CritiqueSection, LabelSection
+from tether.pipeline.sections import BestOfNSection, CritiqueSection, LabelSection
 from tether.rewards.function import load_function
 from tether.rewards.verifiers import VERIFIERS, build_verifier
 
@@ -66,6 +66,11 @@ def problems(stage: StageSection, made: Mapping[str, StageSection]) -> Iterator[
     if isinstance(stage, LabelSection):
         yield from said(stage, "judge", check_judging, stage)
         yield from said(stage, "responses", check_responses, stage, made)
+        if stage.select is not None:
+            yield from said(stage, "select", check_pairs, stage.responses, made)
+            yield from said(stage, "select.device", check_device, stage.select.device)
+            for index, name in enumerate(stage.select.models):
+                yield from said(stage, f"select.models.{index}", check_member, name, made)
 
 
 def rewards(stage: StageSection) -> Iterator[tuple[str, str, RewardTerm]]:
@@ -237,3 +242,18 @@ def check_responses(stage: LabelSection, made: Mapping[str, StageSection]) -> No
     missing = [package for package in ("sqlalchemy", "alembic", *raters) if find_spec(package) is None]
     if missing:
         raise InputError(f"labelling needs the package {missing[0]}: pip install 'tether-rlhf[demo]'")
+
+
+def check_pairs(name: str, made: Mapping[str, StageSection]) -> None:
+    """What active selection chooses from: pairs."""
+    source = made.get(name.removeprefix(STAGE))
+    field = "keep" if isinstance(source, BestOfNSection) else "num_responses"
+    if (count := getattr(source, field, 2)) > 2:
+        raise InputError(f"chooses among pairs, and {name} has {count} responses to a prompt; set its {field} to 2")
+
+
+def check_member(name: str, made: Mapping[str, StageSection]) -> None:
+    """A member of the ensemble that selects: a reward model, whose scores are log-odds up to a constant."""
+    if name == "judge" or name in VERIFIERS or is_function(name):
+        raise InputError(f"'{name}' is no reward model; give `stage:NAME`, a folder or a hub id")
+    check_reward(name, made, RewardTerm(use=name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tether.config import DataConfig, Reward, RewardTerm, SamplingConfig, Section, StageSection, as_terms
 from tether.config.judge import CalibrationConfig, ConstitutionConfig, JudgeConfig
@@ -93,6 +93,31 @@ class BestOfNSection(StageSection):
         return as_terms(self.reward)
 
 
+class SelectConfig(Section):
+    """Active selection: an ensemble of reward models says which pairs are worth asking about."""
+
+    models: tuple[str, ...] = Field(strict=False)
+    """Two or more reward models: `stage:NAME`, folders or hub ids. Of one with several heads each is a member."""
+    num: int = Field(ge=1)
+    """Pairs to label."""
+    uniform: float = Field(default=0.25, gt=0, le=1)
+    """Share of them that are any pairs, whatever the ensemble says; 1 is no active selection."""
+    power: float = Field(default=1.0, ge=0)
+    """The other pairs' chance is in proportion to the ensemble's disagreement (BALD) to this power: 0 is no preference,
+    more than 1 is greedier."""
+    device: str = "auto"
+    """Where the reward models run, one after the other."""
+
+    @field_validator("models")
+    @classmethod
+    def _an_ensemble(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(models) < 2:
+            raise ValueError(f"got {len(models)} reward models; one cannot disagree with itself, so give two or more")
+        if twice := [name for name in models if models.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' is there twice, and never disagrees with itself")
+        return models
+
+
 class LabelSection(StageSection):
     """Annotators compare sampled responses through the preference store; comparisons come out, split by prompt."""
 
@@ -116,6 +141,8 @@ class LabelSection(StageSection):
     """Standard deviation of what is added to each annotator's opinion (-1 to 1) of a text each time."""
     guideline: str = "Which reply would you rather get in a friendly chat?"
     """What annotators are asked; versioned with every vote."""
+    select: SelectConfig | None = None
+    """Label only some of the pairs, chosen by active selection; all when not given."""
 
     @model_validator(mode="after")
     def _what_is_for_judges(self) -> LabelSection:
