@@ -76,7 +76,6 @@ def scores(folder: Path, groups: list[Group]) -> Any:
     return Ensemble(members).members(groups).double().numpy().T.reshape(3, len(groups), 2)
 
 
-@pytest.mark.slow
 def test_the_chosen_are_labelled_and_say_why(work: Path, capsys: pytest.CaptureFixture[str]):
     folder = tether.run(recipe())
     votes, groups = folder / "votes", from_rows(read_jsonl(folder / "sampled" / "groups.jsonl"))
