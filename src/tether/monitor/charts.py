@@ -66,7 +66,7 @@ def line_chart(
     )  # charts of one stage line up, whether they begin at step 0 or 1
     x = spread(first, max(xs), LEFT, width - RIGHT)
     ticks = nice_ticks(min(ys), max(ys))
-    y = Scale(ticks[0], ticks[-1], height - BOTTOM, top)
+    y = Scale(ticks[0], ticks[-1], height - BOTTOM - (14 if x_label not in ("", "step") else 0), top)
     parts = [_frame(x, y, ticks, x_label)]
     parts += [
         f'<path class="mark" d="M{_f(x(at))} {_f(y.end)}V{_f(y.start)}"><title>{_text(text)}</title></path>'
@@ -75,7 +75,7 @@ def line_chart(
     parts += [_draw(one, x, y) for one in clean]
     if len(clean) > 1:
         parts.append(_legend(clean))
-    parts.append(_readouts(clean, x, y, width))
+    parts.append(_readouts(clean, x, y, width, x_label))
     kind = "chart wide" if width > 400 else "chart"
     return _svg("".join(parts), width, height, title, description or _describe(clean), kind)
 
@@ -272,7 +272,7 @@ def _legend(series: Sequence[Series]) -> str:
     return "".join(parts)
 
 
-def _readouts(series: Sequence[Series], x: Scale, y: Scale, width: int) -> str:
+def _readouts(series: Sequence[Series], x: Scale, y: Scale, width: int, x_label: str) -> str:
     """Invisible columns over the plot; the one under the pointer shows its values and a dot on each line."""
     places = sorted({at for one in series for at, value in one.points if math.isfinite(value)})
     if len(places) > MAX_READOUTS:
@@ -288,7 +288,7 @@ def _readouts(series: Sequence[Series], x: Scale, y: Scale, width: int) -> str:
             if math.isfinite(value):
                 dots.append(f'<circle class="s{one.hue}" cx="{_f(x(at))}" cy="{_f(y(value))}" r="3.5"/>')
                 words.append(number(value))
-        text = f"step {number(at)}: {' · '.join(words)}"
+        text = f"{_text(x_label)} {number(at)}: {' · '.join(words)}"
         box = f'x="{_f(left)}" y="{_f(y.end)}" width="{_f(right - left)}" height="{_f(y.start - y.end)}"'
         parts.append(
             f'<g class="read"><rect {box}/>{"".join(dots)}'
