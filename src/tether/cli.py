@@ -7,6 +7,7 @@ annotate        an app in which people say which responses they prefer
 label           programs that do the same
 export import   data out of a preference store, answers into it
 coverage        whether labelled prompts are like the policy's
+learning-curve  what more labels would buy
 show report     what a run came to
 recipe          check a recipe, print its schema
 doctor          what is installed, what would be used
@@ -14,6 +15,7 @@ doctor          what is installed, what would be used
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import sys
@@ -264,6 +266,35 @@ def coverage(
         labelled, policy, run=folder, splits=splits, most=most, num_worst=worst, seed=seed
     )
     print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(coverage_report.told(found)))
+
+
+@app.command("learning-curve")
+def learning_curve(
+    model: Model,
+    data: Data,
+    out: Out,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="N,N,N…", help="Numbers of labels; 1/8, 1/4, 1/2 and all when not given.")
+    ] = None,
+    more: Annotated[int, typer.Option(min=1, help="Forecast what this many further labels would buy.")] = 200,
+    held_out: Annotated[float, typer.Option(help="Share of the prompts that accuracy is measured on.")] = 0.2,
+    seeds: Annotated[int, typer.Option(min=1, help="Reward models of each size.")] = 3,
+    run: Annotated[str | None, typer.Option(help="The run that stage:NAME is looked up in: folder, or name.")] = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Train reward models on ever more labels, and say what further labels would buy; again, it goes on."""
+    folder = None if run is None else run_folder(run)
+    try:
+        numbers = tuple(int(size) for size in (sizes or "").split(",") if size)
+    except ValueError:
+        raise InputError(f"sizes '{sizes}': must be whole numbers with commas between, such as 50,100,200") from None
+    from tether.pipeline import learning_curve
+
+    plan = learning_curve.Plan(numbers, more, held_out, seeds)
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no JSON
+        found = learning_curve.learning_curve(model, data, out, plan, sets or [], folder)
+    print(json.dumps(found, indent=2) if as_json else "\n".join(learning_curve.told(found)))
 
 
 @app.command()

@@ -62,7 +62,7 @@ def test_help_loads_nothing_heavy() -> None:
         "sqlalchemy",
     }
     verbs = ("run", *LEARN, *PURSUE, "sample", "chat", "annotate", "label", "export", "import", "show", "report")
-    for verb in (*verbs, "recipe", "doctor"):
+    for verb in (*verbs, "coverage", "learning-curve", "recipe", "doctor"):
         assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
 
 
