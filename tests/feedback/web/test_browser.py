@@ -170,9 +170,8 @@ def test_ratings_edits_skips_and_reports_by_keyboard(store: Store, ann: int, pro
     assert "Rate response B by “Safe” too." in page.inner_text(".wrong")
     keys(page, "2", "a", "6", "Enter")
     page.wait_for_selector("text=Nothing to do for now")
-    (judgement,) = store.judgements()
-    values = [(judgement.ratings or {})[r] for r in judgement.shown]
-    assert values == [{"Helpful": 6, "Safe": 0}, {"Helpful": 3, "Safe": 2}]
+    (rating,) = store.judgements()
+    assert [(rating.ratings or {})[r] for r in rating.shown] == [{"Helpful": 6, "Safe": 0}, {"Helpful": 3, "Safe": 2}]
 
     edited = project("edit", 2, 1)
     page.goto(f"/projects/{edited}/task")
@@ -296,8 +295,7 @@ def test_working_keeps_the_place_and_being_away_gives_it_up(store: Store, ann: i
     page.wait_for_selector("#away", state="hidden")
     assert page.is_checked("[name=choice][value=B]")
     page.wait_for_selector("#away >> text=the time for this task ran out")
-    taken = [r.text for a in store.claim_many(bob, 5, project=made) for r in a.responses]
-    assert any("text 0" in text for text in taken)
+    assert any("text 0" in r.text for a in store.claim_many(bob, 5, project=made) for r in a.responses)
     keys(page, "Enter")
     page.wait_for_selector("#refused >> text=its time ran out and others have answered")
     assert store.judgements() == []
