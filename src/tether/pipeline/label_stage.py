@@ -26,6 +26,7 @@ def label_stage(place: Place, say: Any) -> dict[str, Any]:
 
     With `select` only some of the pairs are asked about; `selection.json` says which, and `labels.json` what their
     votes say of all.
+
     A run that was killed goes on where the store stands; the export is the same as if it had not been. What a judge
     said is kept in the run's folder, so that nothing is paid for twice, whatever else of the section changes.
     """

@@ -207,20 +207,10 @@ def inputs_of(values: Any, keys: Mapping[str, str], stage: str, field: str = "")
     return {} if source is None else {field: hash_path(source)}
 
 
-PATHS = (
-    "path",
-    "also",
-    "responses",
-    "model",
-    "baseline",
-    "reference",
-    "reward",
-    "eval_reward",
-    "judge",
-    "use",
-    "models",
-)
-"""Fields that name something to read."""
+DATA = ("path", "also", "responses")
+"""Fields that name data to read."""
+MODELS = ("model", "models", "baseline", "reference", "reward", "eval_reward", "judge", "use")
+"""Fields that name a model, or what else scores responses."""
 WORDS = {"value.model": ("reward", "policy", "shared")}
 """What such a field may say without naming anything on the disk."""
 
@@ -228,9 +218,9 @@ WORDS = {"value.model": ("reward", "policy", "shared")}
 def source_of(field: str, value: str) -> Path | None:
     """What on this disk a field names: a file, a folder, the source of a `module:function`; None for anything else."""
     kind = [step for step in field.split(".") if not step.isdigit()][-1]
-    if kind not in PATHS or value in WORDS.get(field, ()) or value.startswith(("demo:", "gym:")):
+    if kind not in DATA + MODELS or value in WORDS.get(field, ()) or value.startswith(("demo:", "gym:")):
         return None
-    is_data = kind in ("path", "also", "responses")
+    is_data = kind in DATA
     if not is_data and value == "base":
         return BASE
     path = Path(value).expanduser()
