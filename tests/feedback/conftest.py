@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from tether.feedback import connect
+from tether.feedback.schema import secrets
 
 _SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c shared_buffers=16MB"
 
@@ -23,6 +25,14 @@ def _programs() -> Path | None:
         return Path(found).resolve().parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[-3]))
     return folders[-1].parent if folders else None
+
+
+def make(where: str | os.PathLike[str]) -> None:
+    """A store that holds nothing, and draws the same lots in every run of the tests."""
+    engine = connect.connect(where)
+    with connect.writing(engine) as db:
+        db.execute(update(secrets).values(value="0" * 64))
+    engine.dispose()
 
 
 class PostgreSQL:
@@ -43,7 +53,7 @@ class PostgreSQL:
         self._run("initdb", "--auth=trust", "--username=tether", "--encoding=UTF8", "--no-locale", "--no-sync")
         self._start()
         self._sql("CREATE DATABASE empty_one", "CREATE DATABASE template")
-        connect.connect(self.url("template")).dispose()
+        make(self.url("template"))
 
     def restart(self) -> None:
         """As when the server crashes and comes back: every connection is lost."""
@@ -100,7 +110,7 @@ def postgresql_server() -> Iterator[PostgreSQL]:
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store in an SQLite file, to be copied."""
     file = tmp_path_factory.mktemp("template") / "store.db"
-    connect.connect(file).dispose()
+    make(file)
     return file
 
 

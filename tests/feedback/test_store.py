@@ -8,11 +8,13 @@ import sys
 import time
 
 import pytest
+from sqlalchemy import select, update
 
 from tether.errors import InputError
 from tether.feedback import open_store
 from tether.feedback.export import Export
 from tether.feedback.records import Answer, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.schema import secrets
 from tether.feedback.store import Store
 
 
@@ -392,3 +394,26 @@ def test_hundreds_of_votes_a_second(tmp_path):
     # Of processor time: what the disk takes to sync two commits a vote depends on who else uses it.
     assert rate > 200
     assert bulk > 2000
+
+
+def test_people_draw_sides_by_a_secret_of_the_store_and_programs_by_their_names(tmp_path):
+    orders = []
+    for secret in ("0", "1"):
+        with Store.open(tmp_path / f"{secret}.db") as store:
+            with store.writing() as db:
+                db.execute(update(secrets).values(value=secret * 64))
+            pairs(store, num=30)
+            claimed = [store.claim_many(store.add_user(kind, kind), 30) for kind in ("human", "simulated")]
+            orders.append([[[r.text for r in one.responses] for one in of_user] for of_user in claimed])
+    (people, programs), (others, same) = orders
+    assert people != others
+    assert programs == same
+
+
+def test_every_store_has_a_secret_of_its_own(tmp_path):
+    values = set()
+    for name in "ab":
+        with Store.open(tmp_path / name) as store, store.reading() as db:
+            values.add(db.execute(select(secrets.c.value)).scalar_one())
+    assert len(values) == 2
+    assert {len(value) for value in values} == {64}

@@ -28,7 +28,17 @@ from sqlalchemy import (
 from tether.feedback.facts import content_key, find, next_id
 from tether.feedback.projects import Settings, settings_of
 from tether.feedback.records import Assignment, Conflict, Missing, Shown
-from tether.feedback.schema import AnyRow, assignments, item_responses, items, projects, prompts, responses, users
+from tether.feedback.schema import (
+    AnyRow,
+    assignments,
+    item_responses,
+    items,
+    projects,
+    prompts,
+    responses,
+    secrets,
+    users,
+)
 
 _NEWEST = 2**31 - 1  # above every id
 
@@ -55,9 +65,11 @@ _of_user = (
 )
 _gold_there = exists().where(items.c.project_id == _project, items.c.gold.is_not(None))
 
+_secret = select(secrets.c.value).where(secrets.c.name == "store").scalar_subquery()
 _WHO = (
     select(
-        users.c.name,
+        # People draw by lots that only the store can compute; programs by their names alone, so as to be repeatable.
+        (case((users.c.kind == "human", _secret), else_="") + users.c.name).label("lot"),
         projects.c.name.label("project"),
         projects.c.state,
         projects.c.settings,
@@ -144,7 +156,7 @@ def claim(
     if fresh:
         first = next_id(db, assignments)
         for at, row in enumerate(fresh):
-            order = shuffled(row.key, who.name, texts[row.item])
+            order = shuffled(row.key, who.lot, texts[row.item])
             mine.append(_assignment(first + at, user, row, texts[row.item], order, expires))
         db.execute(insert(assignments), [_assignment_row(a, now) for a in mine[len(held) :]])
     return mine
@@ -190,10 +202,10 @@ def item_texts(db: Connection, wanted: Sequence[int]) -> dict[int, list[AnyRow]]
     return texts
 
 
-def shuffled(item_key: str, name: str, of_item: Sequence[AnyRow]) -> list[int]:
+def shuffled(item_key: str, lot: str, of_item: Sequence[AnyRow]) -> list[int]:
     """Response ids in an order that is random between annotators, and the same whenever it is drawn again."""
     return [
-        r.id for r in sorted(of_item, key=lambda r: hashlib.sha256(f"{item_key}\0{name}\0{r.key}".encode()).digest())
+        r.id for r in sorted(of_item, key=lambda r: hashlib.sha256(f"{item_key}\0{lot}\0{r.key}".encode()).digest())
     ]
 
 
@@ -221,7 +233,7 @@ def _fresh(
 
 def _gold_turns(who: AnyRow, share: float, asked: int, room: int) -> list[bool]:
     """Which of the user's next turns in the project are for gold: the same whenever it is drawn again."""
-    draws = (int(content_key(who.name, who.project, asked + turn)[:13], 16) / 16**13 for turn in range(room))
+    draws = (int(content_key(who.lot, who.project, asked + turn)[:13], 16) / 16**13 for turn in range(room))
     return [drawn < share for drawn in draws]
 
 
@@ -230,7 +242,7 @@ def _with_gold(
 ) -> list[AnyRow]:
     """Gold items at their turns, as long as there are ordinary ones to hide them among."""
     rows = db.execute(_QUERIES["among" in given][2], given).all()
-    gold = sorted(rows, key=lambda row: content_key(who.name, row.key))
+    gold = sorted(rows, key=lambda row: content_key(who.lot, row.key))
     ordinary = list(found)
     mixed: list[AnyRow] = []
     for golden in strewn:

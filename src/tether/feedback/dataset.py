@@ -5,13 +5,13 @@ Its parts: `shapes.py` (judgements → rows), `files.py` (rows → bytes), `card
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 
 from tether.errors import InputError
 from tether.feedback.card import Subject, card, facts_of
@@ -19,7 +19,7 @@ from tether.feedback.facts import next_id
 from tether.feedback.files import ENCODERS, write_file, write_folder
 from tether.feedback.queries import last_judgement
 from tether.feedback.records import Query
-from tether.feedback.schema import exports
+from tether.feedback.schema import exports, secrets
 from tether.feedback.shapes import Options, Row, rows_of
 from tether.feedback.store import EVERYTHING, Store
 
@@ -88,23 +88,16 @@ def make_dataset(
 
 
 def store_salt(store: Store) -> str:
-    """The store's own salt for pseudonyms: 32 random bytes, drawn the first time it is asked for.
-
-    It lies in the store's table of exports. Who is forgotten gets another name there, so another pseudonym too.
-    """
-    with store.writing() as db:
-        for row in db.execute(select(exports.c.query).where(exports.c.num_rows == 0).order_by(exports.c.id)):
-            if "drawn_salt" in row.query:
-                return str(row.query["drawn_salt"])
-        salt = secrets.token_hex(32)
-        _insert(db, {"drawn_salt": salt}, 0, 0, "", None, store.now())
-    return salt
+    """The store's own salt for pseudonyms. Who is forgotten gets another name, so another pseudonym too."""
+    with store.reading() as db:
+        secret = db.execute(select(secrets.c.value).where(secrets.c.name == "store")).scalar_one()
+    return hashlib.sha256(f"pseudonyms\0{secret}".encode()).hexdigest()
 
 
 def receipts(store: Store) -> list[Receipt]:
     """Every export of the store, the newest first."""
     with store.reading() as db:
-        rows = db.execute(select(exports).where(exports.c.num_rows > 0).order_by(exports.c.id.desc())).all()
+        rows = db.execute(select(exports).order_by(exports.c.id.desc())).all()
     return [Receipt(r.id, r.query, r.last_judgement, r.num_rows, r.sha256, r.user_id, r.created) for r in rows]
 
 
@@ -122,21 +115,13 @@ def _plain(record: Query | Options) -> dict[str, Any]:
 
 
 def _record(store: Store, query: dict[str, Any], until: int, num_rows: int, sha256: str, by: int | None) -> Receipt:
-    with store.writing() as db:
-        now = store.now()
-        identity = _insert(db, query, until, num_rows, sha256, by, now)
-    return Receipt(identity, query, until, num_rows, sha256, by, now)
-
-
-def _insert(
-    db: Connection, query: dict[str, Any], until: int, num_rows: int, sha256: str, by: int | None, now: float
-) -> int:
-    identity = next_id(db, exports)
     of = query.get("projects", [])
-    row = {"id": identity, "project_id": of[0] if len(of) == 1 else None, "user_id": by, "query": query}
-    row |= {"last_judgement": until, "num_rows": num_rows, "sha256": sha256, "created": now}
-    db.execute(insert(exports), row)
-    return identity
+    with store.writing() as db:
+        now, identity = store.now(), next_id(db, exports)
+        row = {"id": identity, "project_id": of[0] if len(of) == 1 else None, "user_id": by, "query": query}
+        row |= {"last_judgement": until, "num_rows": num_rows, "sha256": sha256, "created": now}
+        db.execute(insert(exports), row)
+    return Receipt(identity, query, until, num_rows, sha256, by, now)
 
 
 def _version() -> str:

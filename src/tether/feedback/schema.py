@@ -79,6 +79,13 @@ users = Table(
     CheckConstraint("kind IN ('human', 'ai', 'simulated')", name="kind"),
 )
 
+secrets = Table(  # one row, drawn when the store was made: what nobody outside can compute starts from it
+    "secrets",
+    metadata,
+    Column("name", String(50), primary_key=True),
+    Column("value", String(64), nullable=False),
+)
+
 sessions = Table(
     "sessions",
     metadata,

@@ -5,6 +5,7 @@ What was there before belongs to the project "default".
 
 from __future__ import annotations
 
+import secrets
 import time
 
 import sqlalchemy as sa
@@ -43,6 +44,8 @@ def upgrade() -> None:
     projects.append_column(settings)
     row = {"id": 1, "name": "default", "kind": "pair", "state": "open", "settings": {}, "created": time.time()}
     op.bulk_insert(projects, [row])
+    kept = sa.table("secrets", sa.column("name"), sa.column("value"))
+    op.bulk_insert(kept, [{"name": "store", "value": secrets.token_hex(32)}])
     _alter(
         "users",
         sa.Column("password", sa.String(length=200)),
@@ -97,6 +100,12 @@ def _partial_index(name: str, table: str, columns: list[str], where: str) -> Non
 
 
 def _new_tables() -> None:
+    op.create_table(
+        "secrets",
+        sa.Column("name", sa.String(length=50), nullable=False),
+        sa.Column("value", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
+    )
     op.create_table(
         "projects",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
