@@ -66,7 +66,9 @@ class Guard:
 
         headers, limit = Headers(scope=scope), _limit(scope["path"])
         if _host(headers.get("host", "")) not in self.hosts:
-            refused = PlainTextResponse("This server is not known by that name; it is told others by --allowed-host.\n", 400)
+            refused = PlainTextResponse(
+                "This server is not known by that name; it is told others by --allowed-host.\n", 400
+            )
             await refused(scope, receive, send_guarded)
             return
         if not _fits(headers.get("content-length", "0"), limit):
