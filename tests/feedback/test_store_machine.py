@@ -288,8 +288,8 @@ def machine(database: str) -> Iterator[type[Histories]]:
 
 
 def test_random_histories_keep_the_promises(machine):
-    """With TETHER_HISTORIES=110, ten thousand steps on each database; by default, some hundred."""
-    num = int(os.environ.get("TETHER_HISTORIES", "6"))
+    """With TETHER_HISTORIES=110, ten thousand steps on each database; by default, 1,500."""
+    num = int(os.environ.get("TETHER_HISTORIES", "15"))
     run_state_machine_as_test(machine, settings=settings(max_examples=num, stateful_step_count=100, deadline=None))
     print(machine.steps, "steps")
     assert machine.steps >= 75 * num
