@@ -127,7 +127,7 @@ class Accounts:
 
     def sign_in(self, name: str, password: str, address: str = "") -> str:
         """A new session's token. InputError: name or password wrong (it does not say which); TooMany: wait."""
-        name = name.strip()[:200]
+        name = name.replace("\0", "").strip()[:200]  # it is recorded, and PostgreSQL reads no NUL
         with self._store.reading() as db:
             now = self._store.now()
             _slow_down(db, name, address, now)

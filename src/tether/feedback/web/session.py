@@ -59,8 +59,11 @@ def accounts_of(request: Request) -> Accounts:
     return accounts
 
 
-def visitor(request: Request) -> Visitor:
-    """Who the request's bearer token, or else its cookie, belongs to."""
+async def visitor(request: Request) -> Visitor:
+    """Who the request's bearer token, or else its cookie, belongs to.
+
+    One short read, which waits for no writer: handing it to another thread took longer than the read itself.
+    """
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     by_cookie = not scheme
     token = request.cookies.get(COOKIE, "") if by_cookie else given.strip() if scheme.lower() == "bearer" else ""
