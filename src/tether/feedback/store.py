@@ -83,9 +83,14 @@ class Store:
         """A transaction that sees one state of the store."""
         return reading(self._engine)
 
-    def writing(self) -> AbstractContextManager[Connection]:
-        """A transaction that holds the write lock from the start. Read the clock within it."""
-        return writing(self._engine)
+    def writing(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
+        """A transaction that holds the write lock from the start. Read the clock within it; see connect.py."""
+        return writing(self._engine, durable=durable)
+
+    @property
+    def lease(self) -> float | None:
+        """Seconds that overrule the leases of all projects; None where they do not."""
+        return self._lease
 
     def add_user(self, name: str, kind: UserKind = "human") -> int:
         """The id of the user of this name, added when new. InputError when the name is taken by another kind."""

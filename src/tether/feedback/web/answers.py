@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
+from sqlalchemy import Connection
 
 from tether.errors import InputError
-from tether.feedback.facts import content_key
-from tether.feedback.projects import Settings
+from tether.feedback import work
+from tether.feedback.facts import add_guideline
+from tether.feedback.projects import Settings, versions
 from tether.feedback.records import Answer, Conflict, Judgement, Shown
-from tether.feedback.schema import guidelines
 from tether.feedback.store import Store
-from tether.feedback.web.turns import LARGEST, Turn, by_number, held, stored_answer
+from tether.feedback.web.turns import LARGEST, Turn, by_number, held_in, stored_answer
 
 Rank = Annotated[int, Field(strict=True, ge=0, le=8)]
 LETTERS = "ABCDEFGHI"
@@ -58,25 +58,29 @@ def options(settings: Settings) -> dict[str, Any]:
 
 def give(store: Store, user: int, number: int, submit_key: str, said_of: Callable[[Turn], Said]) -> Judgement:
     """Stores what is said of an open turn, or returns what was stored under this key before. Errors as below."""
-    try:
-        turn = held(store, user, number)
-    except Conflict:
-        stored = stored_answer(store, user, number, own_key(user, submit_key))
-        if stored is None:
-            raise
-        return stored
-    return store_answer(store, user, turn, said_of(turn))
+    with store.writing() as db:
+        try:
+            turn = held_in(db, store, user, number)
+        except Conflict:
+            stored = stored_answer(db, user, number, own_key(user, submit_key))
+            if stored is None:
+                raise
+            return stored
+        now = store.now()
+        answer = _answer(db, now, user, turn, said_of(turn))
+        with by_number(turn.number, turn.assignment.id):
+            return work.submit(db, [answer], user, now)[0]
 
 
-def store_answer(store: Store, user: int, turn: Turn, said: Said) -> Judgement:
-    """Stores it. InputError: it is not what the task asks; Conflict: the time ran out and others took the place."""
+def _answer(db: Connection, now: float, user: int, turn: Turn, said: Said) -> Answer:
+    """What the store is told. InputError: it is not what the task asks."""
     where = f"task {turn.number}"
     _check_options(where, turn, said)
     shown = turn.assignment.responses
-    answer = Answer(
+    return Answer(
         assignment=turn.assignment.id,
         submit_key=own_key(user, said.submit_key),
-        guideline=_guideline(store, where, turn, said.guideline_version),
+        guideline=_guideline(db, now, where, turn, said.guideline_version),
         ranking=None if said.skip is not None else _ranking(where, turn, said),
         strength=said.strength,
         all_bad=said.all_bad,
@@ -87,8 +91,6 @@ def store_answer(store: Store, user: int, turn: Turn, said: Said) -> Judgement:
         correction=said.correction,
         flag=said.flag or None,
     )
-    with by_number(turn.number, turn.assignment.id):
-        return store.submit_many([answer], by=user)[0]
 
 
 def own_key(user: int, submit_key: str) -> str:
@@ -169,15 +171,13 @@ def _ratings(
     return {response.id: dict(values) for response, values in zip(shown, given, strict=True)}
 
 
-def _guideline(store: Store, where: str, turn: Turn, version: int) -> int:
+def _guideline(db: Connection, now: float, where: str, turn: Turn, version: int) -> int:
     """The store's id of a version of the project's guideline; without any, of the empty text."""
     if version == 0:
-        with store.reading() as db:  # to add what is there already would take the write lock
-            known = db.execute(select(guidelines.c.id).where(guidelines.c.key == content_key(""))).scalar()
-        return store.add_guideline("") if known is None else int(known)
+        return add_guideline(db, "", now)
     if turn.project.guideline is not None and turn.project.guideline.version == version:
         return turn.project.guideline.id
-    found = next((known.id for known in store.guidelines(turn.project.id) if known.version == version), None)
+    found = next((known.id for known in versions(db, turn.project.id) if known.version == version), None)
     if found is None:
         raise InputError(f"{where}: its project has no guideline of version {version}")
     return found

@@ -61,12 +61,11 @@ def project_for(db: Connection, user: int, project: int) -> Project:
 
 def take(store: Store, user: int, project: int, limit: int) -> list[Turn]:
     """Up to `limit` turns in the order they were given out: those held first. Conflict: the guideline is unread."""
-    with store.reading() as db:
+    with store.writing(durable=False) as db:  # a claim lost with the power is claimed again
         found = project_for(db, user, project)
         if not projects.has_acknowledged(db, user, project):
             raise Conflict("the guideline has changed; read it and say so before you go on")
-    taken = store.claim_many(user, limit, project=project)
-    with store.reading() as db:
+        taken = claims.claim(db, user, limit, project, None, store.now(), store.lease)
         numbers = numbers_of(db, user, [assignment.id for assignment in taken])
     turns = [_turn(store, numbers[assignment.id], assignment, found) for assignment in taken]
     # By item the order would show gold: it stands where it was given out, not where its id belongs.
@@ -76,10 +75,15 @@ def take(store: Store, user: int, project: int, limit: int) -> list[Turn]:
 def held(store: Store, user: int, number: int) -> Turn:
     """An open turn. Missing: the user has no such turn; Conflict: it is answered."""
     with store.reading() as db:
-        identity = identity_of(db, user, number)
-        with by_number(number, identity):
-            assignment = claims.held(db, user, identity)
-        return _turn(store, number, assignment, project_for(db, user, assignment.project))
+        return held_in(db, store, user, number)
+
+
+def held_in(db: Connection, store: Store, user: int, number: int) -> Turn:
+    """`held`, within a transaction."""
+    identity = identity_of(db, user, number)
+    with by_number(number, identity):
+        assignment = claims.held(db, user, identity)
+    return _turn(store, number, assignment, project_for(db, user, assignment.project))
 
 
 def renew(store: Store, user: int, number: int) -> float:
@@ -90,10 +94,9 @@ def renew(store: Store, user: int, number: int) -> float:
     return max(0.0, until - store.now())
 
 
-def stored_answer(store: Store, user: int, number: int, submit_key: str) -> Judgement | None:
+def stored_answer(db: Connection, user: int, number: int, submit_key: str) -> Judgement | None:
     """What was stored for this turn under this key, if anything."""
-    with store.reading() as db:
-        found = queries.history(db, identity_of(db, user, number))
+    found = queries.history(db, identity_of(db, user, number))
     return next((judgement for judgement in found if judgement.submit_key == submit_key), None)
 
 
