@@ -27,6 +27,24 @@ def _programs() -> Path | None:
     return folders[-1].parent if folders else None
 
 
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 def make(where: str | os.PathLike[str]) -> None:
     """A store that holds nothing, and draws the same lots in every run of the tests."""
     engine = connect.connect(where)

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from argon2 import PasswordHasher
+from tests.feedback.conftest import Clock
 
 import tether.feedback.accounts as accounts_room
 from tether.errors import InputError
@@ -17,23 +18,10 @@ from tether.feedback.store import Store
 PASSWORD = "correct horse battery"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture(autouse=True)
 def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed as always, only with the least of work."""
     monkeypatch.setattr(accounts_room, "_hasher", lambda: PasswordHasher(1, 8, 1))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

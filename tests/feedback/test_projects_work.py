@@ -10,18 +10,6 @@ from tether.feedback.records import Conflict, Judgement, Missing, NewItem, NewPr
 from tether.feedback.store import Store
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def store(database, clock):
     with Store.open(database, clock=clock) as opened:

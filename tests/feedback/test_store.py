@@ -9,6 +9,7 @@ import time
 
 import pytest
 from sqlalchemy import select, update
+from tests.feedback.conftest import Clock
 
 from tether.errors import InputError
 from tether.feedback import open_store
@@ -16,19 +17,6 @@ from tether.feedback.export import Export
 from tether.feedback.records import Answer, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.schema import secrets
 from tether.feedback.store import Store
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

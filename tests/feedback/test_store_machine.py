@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import delete, select, update
+from tests.feedback.conftest import Clock
 
 from tether.feedback.projects import Settings
 from tether.feedback.records import Assignment, Conflict, Judgement, Missing, NewItem, NewPrompt, NewResponse, Query
@@ -26,14 +27,7 @@ OVERLAPS = (1, 1, 2, 2)
 PLAN = Settings(lease=LEASE, gold_share=0.4)
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-CLOCK = Clock()
+CLOCK = Clock(100.0)
 
 
 def set_up(store: Store) -> int:

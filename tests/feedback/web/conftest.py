@@ -22,6 +22,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from httpx2 import Response
 from starlette.testclient import TestClient
+from tests.feedback.conftest import Clock
 
 import tether.feedback.accounts as accounts_room
 from tether.feedback.accounts import Accounts
@@ -30,19 +31,6 @@ from tether.feedback.web.app import create_app
 
 PASSWORD = "a few unrelated words"
 BASE = "http://localhost:8400"
-
-
-class Clock:
-    """A clock that stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def forward(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Browser(TestClient):
@@ -64,7 +52,7 @@ def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture
