@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 # Before anything imports torch or the hub client: a test never downloads, and several workers share the cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +23,23 @@ from hypothesis import HealthCheck, settings
 # A shared machine makes single examples slow now and then; that is no failure. The same examples every time.
 settings.register_profile("tether", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tether")
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A real browser, the one of this process: a second driver beside it would be refused."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
 
 
 def pytest_unconfigure() -> None:

@@ -206,7 +206,9 @@ class TestErrorsOfTheVerbs:
 def test_interrupt_of_the_real_command() -> None:
     """Ctrl-C in a terminal: one word, exit code 130, no traceback."""
     leader, follower = pty.openpty()
-    code = "import sys; from tether.cli import main; print('up', flush=True); sys.exit(main(['sample', 'base']))"
+    # A shell that starts the tests in the background has them ignore Ctrl-C; a terminal does not.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from tether.cli import main; print('up', flush=True); sys.exit(main(['sample', 'base']))"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -6,13 +6,10 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from tether.monitor.report import RunReport, StageReport, render, write_report
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 class Tags(HTMLParser):
@@ -95,24 +92,11 @@ def test_every_metric_of_every_stage_has_its_curve(run):
     assert "not in Tether&#39;s table" in page or "not in Tether's table" in page  # mine/own_number
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}")
-    with playwright.sync_playwright() as api:
-        chromium = api.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_without_network_shows_it_all(browser, run, tmp_path, scheme):
+def test_a_browser_without_network_shows_it_all(chromium, run, tmp_path, scheme):
     address = write_report(run, tmp_path / "report.html").as_uri()
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
     page = context.new_page()
     asked, said = [], []
     context.route(

@@ -125,6 +125,6 @@ def test_nothing_but_what_is_allowed_comes_out(text: str) -> None:
 )
 def test_hostile_repetition_takes_no_long_time(piece: str) -> None:
     text = (piece * LONGEST)[:LONGEST]
-    began = time.process_time()
+    began = time.thread_time()
     as_markdown.__wrapped__(text)
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
