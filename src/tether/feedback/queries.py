@@ -76,17 +76,18 @@ def gold(db: Connection, project: int) -> dict[int, dict[int, int]]:
     return {row.id: {int(response): rank for response, rank in row.gold.items()} for row in rows}
 
 
-def disputed(db: Connection, project: int, limit: int) -> list[Dispute]:
+def disputed(db: Connection, project: int, limit: int, among: tuple[int, ...] = ()) -> list[Dispute]:
     """Items that two or more annotators ranked, not all with the same response (or tie) first.
 
     Those without an adjudication come before those with one, the most divided first. Gold items are none of them.
+    `among` restricts to some item ids.
     """
     chosen = select(judgements.c.item_id, judgements.c.ranking).where(judgements.c.action == "rank", _ordinary)
     firsts: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
-    for row in db.execute(_standing(chosen, Query(projects=(project,)))):
+    for row in db.execute(_standing(chosen, Query(projects=(project,), items=among))):
         best = min(row.ranking.values())
         firsts[row.item_id][frozenset(response for response, rank in row.ranking.items() if rank == best)] += 1
-    settled = adjudications(db, Query(projects=(project,)))
+    settled = adjudications(db, Query(projects=(project,), items=among))
     agreed = {item: max(votes.values()) / votes.total() for item, votes in firsts.items()}
     divided = sorted(
         (item for item, share in agreed.items() if share < 1), key=lambda item: (item in settled, agreed[item], item)

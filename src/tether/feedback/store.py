@@ -321,10 +321,13 @@ class Store:
         with reading(self._engine) as db:
             return queries.mine(db, user, project, limit, before)
 
-    def disputed(self, project: int, limit: int = 50) -> list[Dispute]:
-        """Items whose annotators rank different responses first: the unsettled first, the most divided first."""
+    def disputed(self, project: int, limit: int = 50, among: tuple[int, ...] = ()) -> list[Dispute]:
+        """Items whose annotators rank different responses first: the unsettled first, the most divided first.
+
+        `among` restricts to some item ids.
+        """
         with reading(self._engine) as db:
-            return queries.disputed(db, project, limit)
+            return queries.disputed(db, project, limit, among)
 
     def adjudications(self, query: Query = EVERYTHING) -> dict[int, Judgement]:
         """Item → the last word on it."""

@@ -115,10 +115,10 @@ def _board(request: Request) -> Board:
 
 
 def _disputed(store: Store, project: int, item: int) -> Dispute:
-    found = next((d for d in store.disputed(project, 2**31) if d.item == item), None)
-    if found is None:
+    found = store.disputed(project, among=(item,))
+    if not found:
         raise Missing(f"item {item}: is not disputed in this project")
-    return found
+    return found[0]
 
 
 def _dispute(request: Request, store: Store, project: int, item: int, wrong: str = "") -> Response:
