@@ -48,6 +48,7 @@ def test_disputes_are_items_with_different_best_responses(store):
     found = store.disputed(1)
     assert [d.item for d in found] == [three, four, five, two]  # 1/3, 1/2 and 1/2 agree; then 2/3
     assert [d.item for d in store.disputed(1, limit=2)] == [three, four]
+    assert store.disputed(1, among=(four,)) == [d for d in found if d.item == four]
     assert [len(d.judgements) for d in found] == [3, 2, 2, 3]  # a skip is no vote
     assert (found[0].prompt, found[0].adjudication) == ("q2", None)
     assert sorted(found[0].responses, key=lambda r: r.id) == [Shown(a[2], "A"), Shown(b[2], "B"), Shown(c[2], "C")]

@@ -12,11 +12,12 @@ out. Users are known by ids alone: they become `argilla:ID`. Fields are shown in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tether.data.rows import Row
 from tether.errors import InputError
-from tether.feedback.foreign import Part, Reading, Record, Said, answer_of, sort_fields
+from tether.feedback.foreign import Part, Reading, Record, Said, answer_of, record_of, sort_fields
 
 _HIDDEN = ("id", "_server_id", "external_id", "metadata", "vectors", "status", "inserted_at", "updated_at", "score")
 
@@ -63,17 +64,9 @@ def read_argilla(rows: Sequence[Row], source: str, reading: Reading, editing: bo
         for agent in dict.fromkeys(agent for agent, *_ in found.suggested) if reading.suggestions else ():
             parts = [Part(question, value) for whose, question, value in found.suggested if whose == agent]
             said.append(answer_of(parts, fields, f"argilla:{agent}", reading, where, editing=editing, kind="ai"))
-        kept = tuple(one for one in said if one is not None)
-        yield Record(
-            where,
-            fields.prompt,
-            fields.responses,
-            kept,
-            fields.messages,
-            shown=True,
-            meta={"id": str(row.get("id") or row.get("external_id") or number)},
-            left_out=len(found.given) - sum(one.kind == "human" for one in kept),
-        )
+        record = record_of(where, fields, said, row.get("id") or row.get("external_id") or number)
+        drafts = len(found.given) - sum(one.kind == "human" for one in record.said)
+        yield replace(record, left_out=drafts)
 
 
 def _sorted_out(row: Row, questions: set[str]) -> _Row:

@@ -116,6 +116,16 @@ _ALL_BAD = {"neither", "none", "bothbad", "allbad", "botharebad"}
 _ORDINALS = {"left": 0, "right": 1, "first": 0, "second": 1, "third": 2}
 
 
+def record_of(where: str, fields: Fields, said: Sequence[Said | None], identity: object) -> Record:
+    """A record of another tool, shown in the order of its fields; what is None among `said` is left out."""
+    kept = tuple(one for one in said if one is not None)
+    about = {"id": str(identity)}
+    left_out = len(said) - len(kept)
+    return Record(
+        where, fields.prompt, fields.responses, kept, fields.messages, shown=True, meta=about, left_out=left_out
+    )
+
+
 def sort_fields(fields: Mapping[str, Any], reading: Reading, where: str) -> Fields:
     """Finds the prompt and the responses. InputError when it cannot tell, naming the fields."""
     given = {name: value for name, value in fields.items() if value not in (None, "", [])}

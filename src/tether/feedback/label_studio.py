@@ -15,7 +15,18 @@ from typing import Any
 
 from tether.data.rows import Row
 from tether.errors import InputError
-from tether.feedback.foreign import Fields, Part, Reading, Record, Said, answer_of, moment, place_of, sort_fields
+from tether.feedback.foreign import (
+    Fields,
+    Part,
+    Reading,
+    Record,
+    Said,
+    answer_of,
+    moment,
+    place_of,
+    record_of,
+    sort_fields,
+)
 
 _VALUES = {"pairwise": "selected", "choices": "choices", "rating": "rating", "number": "number", "textarea": "text"}
 """Type of a result → where its value is."""
@@ -45,17 +56,7 @@ def _record(row: Row, reading: Reading, where: str, number: int, editing: bool) 
         user = f"label-studio:{one.get('model_version') or 'model'}"
         parts = _parts(one["result"], fields, where)
         said.append(answer_of(parts, fields, user, reading, where, editing=editing, kind="ai"))
-    kept = tuple(one for one in said if one is not None)
-    return Record(
-        where,
-        fields.prompt,
-        fields.responses,
-        kept,
-        fields.messages,
-        shown=True,
-        meta={"id": str(row.get("id", number))},
-        left_out=len(said) - len(kept),
-    )
+    return record_of(where, fields, said, row.get("id", number))
 
 
 def _said(annotation: Mapping[str, Any], fields: Fields, reading: Reading, where: str, editing: bool) -> Said | None:
