@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from tether.feedback.connect import connect, reading, writing
+from tether.feedback import connect
+from tether.feedback.connect import reading, writing
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    engine = connect.connect(database)
+    yield engine
+    engine.dispose()
 
 
 def waits_for_the_disk(db: Connection) -> bool:
@@ -17,61 +29,97 @@ def waits_for_the_disk(db: Connection) -> bool:
     return db.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
 
 
-def test_only_what_may_be_lost_does_not_wait_for_the_disk(database: str) -> None:
-    engine = connect(database)
+def test_only_what_may_be_lost_does_not_wait_for_the_disk(engine: Engine) -> None:
     said = []
     for durable in (True, False, True):  # the pool hands the same connection out again
         with writing(engine, durable=durable) as db:
             said.append(waits_for_the_disk(db))
     assert said == [True, False, True]
-    engine.dispose()
 
 
-@pytest.mark.parametrize("threads", [24])
-def test_nobody_waits_much_longer_than_the_others(database: str, threads: int) -> None:
+def in_the_queue(engine: Engine, work: Callable[[], None]) -> threading.Thread:
+    """A thread that runs `work` and has just begun to wait for the write lock."""
+    waiting = connect._turns[engine]._waiting
+    before = len(waiting)
+    thread = threading.Thread(target=work)
+    thread.start()
+    while len(waiting) == before:
+        time.sleep(0.001)
+    return thread
+
+
+def test_first_come_first_served(engine: Engine) -> None:
     """With SQLite's own way of waiting, one thread took hundreds of turns while another got none."""
-    engine = connect(database)
-    turns = [0] * threads
-    together = threading.Barrier(threads + 1)
-    over = threading.Event()
+    order = []
 
     def work(who: int) -> None:
-        together.wait()
-        while not over.is_set():
-            with writing(engine, durable=False) as db:
-                db.exec_driver_sql(f"UPDATE users SET created = {who}")
-                turns[who] += 1
+        with writing(engine):
+            order.append(who)
 
-    workers = [threading.Thread(target=work, args=(who,)) for who in range(threads)]
-    for worker in workers:
-        worker.start()
-    together.wait()
-    over.wait(1.0)
-    over.set()
-    for worker in workers:
-        worker.join()
-    assert min(turns) > sum(turns) / threads / 10, turns
-    engine.dispose()
+    with writing(engine):
+        threads = [in_the_queue(engine, partial(work, who)) for who in range(24)]
+    work(24)  # it comes back at once, and still after all who waited
+    assert order == list(range(25))
+    for thread in threads:
+        thread.join()
 
 
-def test_readers_do_not_wait_for_the_writer(database: str) -> None:
-    engine = connect(database)
+@pytest.mark.parametrize("others", [0, 1])
+def test_who_is_called_away_holds_nobody_up(engine: Engine, others: int) -> None:
+    """Ctrl-C while the main thread waits."""
+    held, let_go, done = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with writing(engine):
+            held.set()
+            let_go.wait()
+
+    def call_away(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def write() -> None:
+        with writing(engine):
+            done.append(True)
+
+    def interrupt() -> None:
+        while not connect._turns[engine]._waiting:
+            time.sleep(0.001)
+        threads.extend(in_the_queue(engine, write) for _ in range(others))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, call_away)
+    try:
+        threads = [threading.Thread(target=hold), threading.Thread(target=interrupt)]
+        threads[0].start()
+        held.wait()
+        threads[1].start()
+        with pytest.raises(KeyboardInterrupt), writing(engine):
+            pass
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        let_go.set()
+    write()
+    for thread in threads:
+        thread.join()
+    assert done == [True] * (1 + others)
+
+
+def test_readers_do_not_wait_for_the_writer(engine: Engine) -> None:
     with writing(engine) as db, reading(engine) as other:
         db.exec_driver_sql("UPDATE projects SET name = 'new' WHERE id = 1")
         assert other.exec_driver_sql("SELECT name FROM projects WHERE id = 1").scalar_one() == "default"
-    engine.dispose()
 
 
 def test_a_writer_sees_what_was_committed_before_it_had_the_lock(new_database: Callable[..., str]) -> None:
     """Also on a server whose transactions keep to the state they saw first, which is that before they had to wait."""
     where = new_database()
-    engine = connect(where)
+    engine = connect.connect(where)
     if engine.dialect.name == "postgresql":
         with writing(engine) as db:
             name = db.exec_driver_sql("SELECT current_database()").scalar_one()
             db.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     engine.dispose()
-    engine = connect(where)
+    engine = connect.connect(where)
 
     def add_one() -> None:
         with writing(engine) as db:
@@ -80,7 +128,7 @@ def test_a_writer_sees_what_was_committed_before_it_had_the_lock(new_database: C
                 f"INSERT INTO guidelines (id, key, text, created) VALUES ({newest + 1}, '{newest}', '', 0)"
             )
 
-    first = connect(where)
+    first = connect.connect(where)
     with writing(first) as db:
         other = threading.Thread(target=add_one)
         other.start()
@@ -93,8 +141,7 @@ def test_a_writer_sees_what_was_committed_before_it_had_the_lock(new_database: C
     engine.dispose()
 
 
-def test_a_reader_sees_one_state(database: str) -> None:
-    engine = connect(database)
+def test_a_reader_sees_one_state(engine: Engine) -> None:
     count = "SELECT count(*) FROM users"
     with reading(engine) as db:
         before = db.exec_driver_sql(count).scalar_one()
@@ -103,4 +150,3 @@ def test_a_reader_sees_one_state(database: str) -> None:
         assert db.exec_driver_sql(count).scalar_one() == before == 0
     with reading(engine) as db:
         assert db.exec_driver_sql(count).scalar_one() == 1
-    engine.dispose()

@@ -2,7 +2,8 @@
 
 Whoever writes holds the one write lock of the store: SQLite's own (`BEGIN IMMEDIATE`), or an advisory lock of
 PostgreSQL. So both promise the same, and ids are given out in the order of commits. The threads of one process queue
-for it before they ask the database: SQLite has those who wait try again now and then, and some waited for seconds.
+for it, first come, first served, before they ask the database: SQLite has those who wait try again now and then, a
+plain lock may be taken again and again by the thread that gave it back, and with either some waited for seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,43 @@ from tether.feedback.schema import HEAD
 _BUSY_MS = 60_000
 _WRITE_LOCK = 0x7E7_4E2  # any number, the same for all versions
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+
+
+class _Queue:
+    """A lock that goes to the thread which has waited for it longest."""
+
+    def __init__(self) -> None:
+        self._inner = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._inner:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        try:
+            turn.acquire()
+        except BaseException:  # Ctrl-C in the queue: leave it, or hand on what came at that moment
+            with self._inner:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                    raise
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_error: object) -> None:
+        with self._inner:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
+_turns: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
 
 
 def connect(where: str | os.PathLike[str]) -> Engine:
@@ -40,7 +78,7 @@ def connect(where: str | os.PathLike[str]) -> Engine:
         place, engine = str(url.database), _sqlite(url)
     else:
         place, engine = url.render_as_string(hide_password=True), _postgresql(url)
-    _turns[engine] = threading.Lock()
+    _turns[engine] = _Queue()
     event.listen(engine, "begin", _begin)
     try:
         _migrate(engine, place)
