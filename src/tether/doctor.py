@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,21 +13,18 @@ from typing import Any
 
 from tether import __version__
 
-CORE = ("torch", "transformers", "tokenizers", "datasets", "safetensors", "peft", "pydantic", "typer", "rich", "jinja2")
-"""What every install has."""
+_PROJECT = "tether-rlhf"
+# "fastapi>=0.115; extra == 'web'": the package, and the extra it comes with.
+_REQUIREMENT = re.compile(r"([\w.-]+)[^;]*(?:;.*\bextra == ['\"]([\w-]+)['\"])?")
 
-EXTRAS: dict[str, tuple[str, ...]] = {
-    "web": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2-cffi", "itsdangerous", "markdown-it-py", "nh3"),
-    "pg": ("psycopg",),
-    "ray": ("ray",),
-    "vllm": ("vllm",),
-    "quant": ("torchao", "bitsandbytes"),
-    "trackers": ("tensorboard", "wandb", "trackio", "mlflow"),
-    "verify": ("math-verify", "reasoning-gym"),
-    "judge": ("openai",),
-    "demo": ("chitchat_dataset", "vaderSentiment", "sqlalchemy", "alembic"),
-}
-"""What `pip install 'tether-rlhf[NAME]'` adds."""
+
+def required() -> dict[str, tuple[str, ...]]:
+    """Extra → the packages `pip install 'tether-rlhf[EXTRA]'` adds; "" is what every install has."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in importlib.metadata.requires(_PROJECT) or ():
+        if (match := _REQUIREMENT.match(line)) and (extra := match[2] or "") != "dev":
+            found[extra] = (*found.get(extra, ()), match[1])
+    return found
 
 
 def examine() -> dict[str, Any]:
@@ -34,9 +32,10 @@ def examine() -> dict[str, Any]:
     from tether.config import shipped_recipes
 
     hardware, use = _hardware()
-    base = _base_model()
+    base, extras = _base_model(), required()
+    core = extras.pop("")
     warnings = [] if base["present"] else ["the shipped base model is missing: reinstall Tether"]
-    missing = [name for name in CORE if _version(name) is None]
+    missing = [name for name in core if _version(name) is None]
     warnings += [f"{name} is not installed: reinstall Tether" for name in missing]
     if use["free_disk_gb"] < 2:
         warnings.append(f"only {use['free_disk_gb']} GB of disk free here; checkpoints need room")
@@ -44,11 +43,11 @@ def examine() -> dict[str, Any]:
         "versions": {
             "tether": __version__,
             "python": platform.python_version(),
-            **{n: _version(n) or "missing" for n in CORE},
+            **{n: _version(n) or "missing" for n in core},
         },
         "hardware": hardware,
         "use": use,
-        "extras": {extra: _extra(packages) for extra, packages in EXTRAS.items()},
+        "extras": {extra: _extra(packages) for extra, packages in extras.items()},
         "base_model": base,
         "recipes": [path.stem for path in shipped_recipes()],
         "warnings": warnings,

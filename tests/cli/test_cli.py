@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tether import cli
 from tether.cli import LEARN, PURSUE, facts_lines, main
 from tether.errors import InputError
 
+ROOT = Path(__file__).parents[2]
 RECIPE = """
 [run]
 name = "trial"
@@ -237,7 +239,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["versions"]["torch"] == installed
     assert facts["use"]["threads"] == torch.get_num_threads()
     assert facts["hardware"]["cpu_cores"] >= 1
-    assert facts["extras"]["demo"] == "installed"
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    extras = project["optional-dependencies"]
+    assert set(facts["extras"]) == set(extras) - {"dev"}
+    assert {facts["extras"][extra] for extra in re.findall(r"\w+", extras["dev"][0].partition("[")[2])} == {"installed"}
+    assert len(facts["versions"]) == 2 + len(project["dependencies"])
     assert facts["base_model"]["present"] is True
     assert facts["warnings"] == [] or facts["use"]["free_disk_gb"] < 2
     assert main(["doctor"]) == 0
