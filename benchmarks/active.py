@@ -28,6 +28,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import numpy as np
 from numpy.typing import NDArray
+from pages import put
 
 import tether
 from tether.algorithms.reward_model import REWARD_MODEL
@@ -49,7 +50,6 @@ from tether.types import Group
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.toml"
 FIRST = ("sft", "pairs", "votes")
-BEGIN, END = "<!-- active: begin -->", "<!-- active: end -->"
 REWARD = {
     "name": "reward",
     "algorithm": "reward_model",
@@ -269,9 +269,7 @@ def main() -> None:
     text = f"{table(runs)}\n\n```\n{curve}\n{audited(audits)}\n```"
     print(text)
     if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        given.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        put(given.write, "active", text)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+from pages import put
+
 import tether
 from tether.monitor.log import read_events
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.toml"
 FIRST = ("sft", "pairs")
 GOLD = "tether.feedback.annotators:gold_reward"
-BEGIN, END = "<!-- ensembles: begin -->", "<!-- ensembles: end -->"
 NOISE = 0.5
 """Deviation of what is added to a rater's opinion (−1 to 1) of a text."""
 SAMPLING = {"temperature": 0.8, "max_new_tokens": 32}
@@ -141,9 +142,7 @@ def main() -> None:
     text = table(tether.run(recipe, out=given.out), given.seeds)
     print(text)
     if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        given.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        put(given.write, "ensembles", text)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 The first stages of recipes/quickstart.toml, then for each method of methods.toml and each seed its own stages and an
 evaluation on prompts that no stage has seen: one recipe, so that a second run does only what is not done. Parts: `plan`
-(the recipe), `read` (an evaluation and what it cost), `table` (Markdown), `write` (into a page).
+(the recipe), `read` (an evaluation and what it cost), `table` (Markdown).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pages import put
 
 import tether
 from tether.algorithms import ALGORITHMS
@@ -37,8 +39,6 @@ METHODS = HERE / "methods.toml"
 FIRST = ("sft", "pairs", "votes", "reward")
 """Stages of the quickstart that all methods start from."""
 GOLD = "tether.feedback.annotators:gold_reward"
-BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
-"""Lines of a page between which the table goes."""
 
 Table = dict[str, Any]
 
@@ -222,15 +222,6 @@ def demonstrations(folder: Path, limit: int) -> str:
     return f"{about} {rate:.3f}, distinct-2 of {limit} of them {distinct_n(texts[:limit], 2):.3f}.\n"
 
 
-def write(page: Path, text: str) -> None:
-    """Puts `text` between the marks of a page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{page} has no lines {BEGIN} and {END}")
-    page.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Reads the command line, runs what is not done, and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -250,7 +241,7 @@ def main() -> None:
     text = f"{table(folder, trials)}\n{demonstrations(folder, given.limit)}"
     print(text)
     if given.write:
-        write(given.write, text)
+        put(given.write, "methods", text)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tether.pipeline import sections
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "methods.py"
+BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def methods() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as when it is run
+        spec.loader.exec_module(module)
     return module
 
 
@@ -75,18 +78,23 @@ def test_an_unknown_method_is_named(methods: ModuleType) -> None:
 
 def test_only_what_is_between_the_marks_is_written(methods: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{methods.BEGIN}\nold\n{methods.END}\nafter\n")
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):
-        methods.write(page, "new\n")
-        assert page.read_text() == f"before\n{methods.BEGIN}\nnew\n{methods.END}\nafter\n"
+        methods.put(page, "methods", "new\n")
+        assert page.read_text() == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     page.write_text("no marks\n")
     with pytest.raises(SystemExit, match=r"page\.md has no lines <!-- methods: begin -->"):
-        methods.write(page, "new\n")
+        methods.put(page, "methods", "new\n")
 
 
-def test_the_page_has_the_marks(methods: ModuleType) -> None:
-    text = (ROOT / "docs" / "methods.md").read_text()
-    assert text.count(methods.BEGIN) == text.count(methods.END) == 1
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("methods", "docs/methods.md"), ("ensembles", "benchmarks/RESULTS.md"), ("active", "benchmarks/RESULTS.md")],
+)
+def test_the_page_has_the_marks(name: str, page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
+    assert f'"{name}", text)' in (ROOT / "benchmarks" / f"{name}.py").read_text()
 
 
 @pytest.mark.slow
@@ -96,7 +104,7 @@ def test_a_table_comes_out(
 ) -> None:
     """Tiny, but the real thing; the second time nothing is run and the table is the same."""
     page = tmp_path / "page.md"
-    page.write_text(f"{methods.BEGIN}\n{methods.END}\n")
+    page.write_text(f"{BEGIN}\n{END}\n")
     short = ("sft.data.limit=64", "sft.eval_data.limit=16", "pairs.data.limit=48", "reward.train.epochs=1")
     command = ["methods.py", "--methods", "ppo", "dpo", "best_of_n", "--seeds", "1", "--steps", "1", "--limit", "8"]
     command += ["--out", str(tmp_path / "run"), "--write", str(page), "--set", *short]
@@ -105,7 +113,7 @@ def test_a_table_comes_out(
     for _ in range(2):
         methods.main()
         outputs.append(capsys.readouterr().out)
-        assert page.read_text().removeprefix(f"{methods.BEGIN}\n").removesuffix(f"{methods.END}\n") in outputs[-1]
+        assert page.read_text().removeprefix(f"{BEGIN}\n").removesuffix(f"{END}\n") in outputs[-1]
     assert outputs[1].count("done before") == 4 + 4 + 3
     tables = [[line for line in out.splitlines() if line[:1] == "|"] for out in outputs]
     assert tables[0] == tables[1]
