@@ -38,7 +38,8 @@ _JSON = sa.JSON(none_as_null=True)
 
 
 def upgrade() -> None:
-    _new_tables()
+    _tables_of_projects()
+    _tables_of_accounts()
     projects = sa.table("projects", *(sa.column(name) for name in ("id", "name", "kind", "state", "created")))
     settings = sa.column("settings", _JSON)
     projects.append_column(settings)
@@ -99,13 +100,7 @@ def _partial_index(name: str, table: str, columns: list[str], where: str) -> Non
     op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
-def _new_tables() -> None:
-    op.create_table(
-        "secrets",
-        sa.Column("name", sa.String(length=50), nullable=False),
-        sa.Column("value", sa.String(length=64), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
-    )
+def _tables_of_projects() -> None:
     op.create_table(
         "projects",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
@@ -118,55 +113,6 @@ def _new_tables() -> None:
         sa.CheckConstraint("state IN ('open', 'paused', 'closed')", name=op.f("ck_projects_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
-    )
-    op.create_table(
-        "acknowledgements",
-        sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.Column("guideline_id", sa.Integer(), nullable=False),
-        sa.Column("created", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(["guideline_id"], ["guidelines.id"], name=op.f("fk_acknowledgements_guideline_id")),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_acknowledgements_project_id")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_acknowledgements_user_id")),
-        sa.PrimaryKeyConstraint("user_id", "project_id", "guideline_id", name=op.f("pk_acknowledgements")),
-    )
-    op.create_table(
-        "audit",
-        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("user_id", sa.Integer(), nullable=True),
-        sa.Column("action", sa.String(length=50), nullable=False),
-        sa.Column("about", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("created", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_audit_user_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
-    )
-    op.create_index("ix_audit_action_created", "audit", ["action", "created"])
-
-    op.create_table(
-        "exports",
-        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("project_id", sa.Integer(), nullable=True),
-        sa.Column("user_id", sa.Integer(), nullable=True),
-        sa.Column("query", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("last_judgement", sa.Integer(), nullable=False),
-        sa.Column("num_rows", sa.Integer(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("created", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_exports_project_id")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_exports_user_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_exports")),
-    )
-    op.create_table(
-        "invites",
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("admin", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("project_id", sa.Integer(), nullable=True),
-        sa.Column("used_by", sa.Integer(), nullable=True),
-        sa.Column("created", sa.Float(), nullable=False),
-        sa.Column("expires", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_invites_project_id")),
-        sa.ForeignKeyConstraint(["used_by"], ["users.id"], name=op.f("fk_invites_used_by")),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_invites")),
     )
     op.create_table(
         "members",
@@ -188,6 +134,26 @@ def _new_tables() -> None:
         sa.PrimaryKeyConstraint("project_id", "version", name=op.f("pk_project_guidelines")),
     )
     op.create_table(
+        "acknowledgements",
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("project_id", sa.Integer(), nullable=False),
+        sa.Column("guideline_id", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["guideline_id"], ["guidelines.id"], name=op.f("fk_acknowledgements_guideline_id")),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_acknowledgements_project_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_acknowledgements_user_id")),
+        sa.PrimaryKeyConstraint("user_id", "project_id", "guideline_id", name=op.f("pk_acknowledgements")),
+    )
+
+
+def _tables_of_accounts() -> None:
+    op.create_table(
+        "secrets",
+        sa.Column("name", sa.String(length=50), nullable=False),
+        sa.Column("value", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
+    )
+    op.create_table(
         "sessions",
         sa.Column("key", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
@@ -197,3 +163,40 @@ def _new_tables() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_sessions")),
     )
     op.create_index("ix_sessions_user_id", "sessions", ["user_id"])
+    op.create_table(
+        "invites",
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("admin", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("project_id", sa.Integer(), nullable=True),
+        sa.Column("used_by", sa.Integer(), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_invites_project_id")),
+        sa.ForeignKeyConstraint(["used_by"], ["users.id"], name=op.f("fk_invites_used_by")),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_invites")),
+    )
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=True),
+        sa.Column("action", sa.String(length=50), nullable=False),
+        sa.Column("about", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_audit_user_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+    )
+    op.create_index("ix_audit_action_created", "audit", ["action", "created"])
+    op.create_table(
+        "exports",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("project_id", sa.Integer(), nullable=True),
+        sa.Column("user_id", sa.Integer(), nullable=True),
+        sa.Column("query", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("last_judgement", sa.Integer(), nullable=False),
+        sa.Column("num_rows", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_exports_project_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_exports_user_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_exports")),
+    )
