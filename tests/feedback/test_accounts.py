@@ -61,6 +61,16 @@ def test_an_invitation_makes_one_account(accounts, store, clock):
     assert accounts.has_admin()
 
 
+@pytest.mark.parametrize("again", ["Élodie", "ÉLODIE", "élodie"])
+def test_nobody_comes_in_by_the_name_of_somebody_else(accounts, store, again):
+    """SQLite lowers no letter outside ASCII: the name seemed free, and its account got the newcomer's password."""
+    user = make(accounts, "Élodie", admin=True)
+    with pytest.raises(InputError, match="is taken"):
+        accounts.accept(accounts.invite(), again, "the newcomer's password")
+    assert accounts.who(accounts.sign_in("Élodie", PASSWORD)).id == user
+    assert store.user(user).admin
+
+
 def test_a_session_lasts_until_it_is_ended(accounts, store, clock):
     user = make(accounts)
     first, second = (accounts.sign_in("ann", PASSWORD) for _ in range(2))

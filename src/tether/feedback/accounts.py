@@ -115,7 +115,8 @@ class Accounts:
         with self._store.writing() as db:
             now = self._store.now()
             row = _open_invite(db, token, now)
-            if db.execute(select(users.c.id).where(func.lower(users.c.name) == name.lower())).first() is not None:
+            # Compared here: SQLite's own `lower` leaves letters such as É as they are, and PostgreSQL's may.
+            if name.casefold() in (known.casefold() for known in db.execute(select(users.c.name)).scalars()):
                 raise InputError(f"the name {name!r} is taken; choose another")
             user = add_user(db, name, "human", now)
             db.execute(update(users).where(users.c.id == user).values(password=hashed, admin=row.admin))
