@@ -151,3 +151,12 @@ def test_a_forgotten_user_leaves_votes_but_no_name(accounts, store):
     assert accounts.who(token) is None
     assert "ann" not in " ".join(str(event.about).lower() for event in store.audit())
     assert accounts.accept(accounts.invite(), "ann", PASSWORD) != user
+
+
+def test_anybody_can_be_forgotten_whatever_others_call_themselves(accounts, store):
+    user = make(accounts)
+    make(accounts, f"deleted-{user}")
+    store.forget_user(user)
+    assert store.user(user).name.startswith(f"deleted-{user}-")
+    store.forget_user(user)  # again changes nothing that matters
+    assert len({one.name for one in store.users()}) == 2

@@ -232,10 +232,13 @@ def change_user(db: Connection, user: int, active: bool | None, settings: dict[s
 def forget_user(db: Connection, user: int, now: float) -> None:
     """Removes what tells who somebody is: name, password, settings, sessions, and what they said beside their answers.
 
-    The answers stay (choices, ratings, corrections) under the name "deleted-ID": counts and agreement stay right.
+    The answers stay (choices, ratings, corrections) under the name "deleted-ID" (and more letters where somebody else
+    is called that): counts and agreement stay right.
     """
-    before = _row_of(db, user).name
-    gone = {"name": f"deleted-{user}", "password": None, "settings": None, "active": False, "admin": False}
+    before, name = _row_of(db, user).name, f"deleted-{user}"
+    if db.execute(select(users.c.id).where(users.c.name == name, users.c.id != user)).first() is not None:
+        name += f"-{secrets.token_hex(4)}"
+    gone = {"name": name, "password": None, "settings": None, "active": False, "admin": False}
     db.execute(update(users).where(users.c.id == user).values(gone))
     db.execute(delete(sessions).where(sessions.c.user_id == user))
     db.execute(delete(members).where(members.c.user_id == user))
