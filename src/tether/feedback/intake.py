@@ -24,7 +24,8 @@ from tether.feedback.facts import add_items, add_prompts, add_responses, check_t
 from tether.feedback.projects import Project
 from tether.feedback.records import ItemKind, NewItem, NewPrompt, NewResponse
 
-_SMALLEST: Mapping[ItemKind, int] = {"pair": 2, "ranking": 2, "rating": 1, "edit": 1}
+SMALLEST: Mapping[ItemKind, int] = {"pair": 2, "ranking": 2, "rating": 1, "edit": 1}
+"""Kind → the fewest responses there is something to ask about."""
 _ONE_EACH = ("prompt_response", "messages", "unpaired")
 
 
@@ -161,7 +162,7 @@ def add_questions(db: Connection, project: Project, asked: Sequence[Question]) -
 
 def shown_at_once(kind: ItemKind, shown: int) -> int:
     """How many responses an item of this kind has, where the project says `shown`."""
-    return {"pair": 2, "edit": 1}.get(kind, max(shown, _SMALLEST[kind]))
+    return {"pair": 2, "edit": 1}.get(kind, max(shown, SMALLEST[kind]))
 
 
 def across(by_checkpoint: Iterable[Sequence[Written]]) -> tuple[Written, ...]:
@@ -181,7 +182,7 @@ def _items(project: Project, its: Sequence[int], gold: Sequence[int] | None) -> 
         ranks = dict(zip(its, gold, strict=True))
         return [NewItem(its, settings.overlap, project.kind, project.id, ranks)] if its else []
     chunks = (its[at : at + size] for at in range(0, len(its), size))
-    least = _SMALLEST[project.kind]
+    least = SMALLEST[project.kind]
     return [NewItem(c, settings.overlap, project.kind, project.id) for c in chunks if len(c) >= least]
 
 

@@ -136,6 +136,7 @@ def test_bad_settings_are_told_and_what_was_typed_stays(admin, store, project, f
         ({"checkpoints": "base"}, b"", "no prompts for them"),
         ({"temperature": "hot"}, jsonl(ROWS), "temperature"),
         ({"overlap": "many"}, jsonl(ROWS), "overlap"),
+        ({"lines": "prompts alone\nand more"}, b"", "none of the 2 comes with as many responses"),
     ],
 )
 def test_a_project_that_cannot_be_made_leaves_nothing(admin, store, fields, content, says):

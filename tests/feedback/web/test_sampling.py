@@ -84,6 +84,13 @@ def test_the_same_words_of_two_checkpoints_are_counted_not_asked(sampling_admin,
     assert sampled(sampling_admin, 2)["added"] == {"prompts": 1, "items": 0, "identical": 1, "left_over": 1}
 
 
+def test_one_response_to_each_prompt_is_no_pair_and_is_not_sampled(sampling_admin, store, parrot):
+    form = {**PLAIN, "name": "live", "kind": "pair", "lines": "one", "checkpoints": "base"}
+    answer = post_files(sampling_admin, "/admin/projects", **form)
+    assert (answer.status_code, "leaves nothing to compare" in answer.text) == (422, True)
+    assert (store.projects(), parrot.loaded) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -93,7 +100,8 @@ def test_the_same_words_of_two_checkpoints_are_counted_not_asked(sampling_admin,
 )
 def test_sampling_that_fails_says_why(sampling_admin, store, parrot, error, says):
     parrot.wrong = error
-    post_files(sampling_admin, "/admin/projects", **PLAIN, name="live", kind="pair", lines="one", checkpoints="base")
+    form = {"name": "live", "kind": "pair", "lines": "one", "checkpoints": "base", "per_checkpoint": 2}
+    post_files(sampling_admin, "/admin/projects", **PLAIN, **form)
     job = sampled(sampling_admin, 2)
     assert (job["state"], says in job["sentence"], "secret" in job["sentence"]) == ("failed", True, False)
     assert says in sampling_admin.get("/admin/projects/2/prompts").text

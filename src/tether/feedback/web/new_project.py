@@ -11,15 +11,15 @@ from typing import Any, cast, get_args
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from starlette.datastructures import FormData, UploadFile
 
 from tether.data.rows import READERS
 from tether.errors import InputError
 from tether.feedback import projects
 from tether.feedback.accounts import record
-from tether.feedback.intake import Added, Question, add_questions, read_file, read_lines, read_upload
-from tether.feedback.projects import Settings
+from tether.feedback.intake import SMALLEST, Added, Question, add_questions, read_file, read_lines, read_upload
+from tether.feedback.projects import Project, Settings
 from tether.feedback.records import ItemKind
 from tether.feedback.schema import projects as projects_table
 from tether.feedback.web.sampling import Drawing, Jobs
@@ -66,9 +66,7 @@ def make_project(request: Request, user: Admin, store: Stored, form: Form) -> Re
             project = projects.add_project(db, name, kind, settings, store.now())
             if fields["guideline"].strip():
                 projects.add_version(db, project, fields["guideline"], store.now())
-            added = None
-            if source.asked and not source.checkpoints:
-                added = add_questions(db, projects.one_project(db, project), source.asked)
+            added = _add(db, projects.one_project(db, project), source)
             record(db, user.id, "project_made", store.now(), project=project, name=name)
     except InputError as error:
         return _form(request, "admin-new.html", fields, wrong=str(error))
@@ -91,10 +89,8 @@ def more_prompts(request: Request, user: Admin, store: Stored, form: Form, proje
         if not source.asked:
             raise InputError("give a file, some lines or a path of prompts")
         _check_sampler(request, source)
-        added = None
         with store.writing() as db:
-            if not source.checkpoints:
-                added = add_questions(db, projects.one_project(db, project), source.asked)
+            added = _add(db, projects.one_project(db, project), source)
             record(db, user.id, "prompts_added", store.now(), project=project, checkpoints=list(source.checkpoints))
         _sample(request, project, source)
     except InputError as error:
@@ -129,6 +125,27 @@ def source_of(form: FormData, files: Path) -> Source:
     if named and not asked:
         raise InputError("checkpoints: there are no prompts for them to answer; give some")
     return Source(asked, {name: checkpoint_at(files, name) for name in named}, _drawing(form))
+
+
+def _add(db: Connection, project: Project, source: Source) -> Added | None:
+    """Stores what comes with responses. InputError when that, or what checkpoints will write, leaves nothing to ask."""
+    least = SMALLEST[project.kind]
+    if source.checkpoints:
+        if len(source.checkpoints) * source.how.per_checkpoint < least:
+            raise InputError(
+                f"checkpoints: one response to a prompt leaves nothing to compare, a {project.kind} shows {least} or "
+                "more; name another checkpoint, or have each write more responses"
+            )
+        return None
+    if not source.asked:
+        return None
+    added = add_questions(db, project, source.asked)
+    if not added.items:
+        raise InputError(
+            f"prompts: none of the {added.prompts} comes with as many responses as a {project.kind} shows at least "
+            f"({least}), so there is nothing to ask; name checkpoints that answer them"
+        )
+    return added
 
 
 def own_file(files: Path, given: str) -> Path:
