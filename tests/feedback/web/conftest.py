@@ -26,6 +26,8 @@ from tests.feedback.conftest import Clock
 
 import tether.feedback.accounts as accounts_room
 from tether.feedback.accounts import Accounts
+from tether.feedback.projects import Settings
+from tether.feedback.records import NewItem, NewPrompt, NewResponse
 from tether.feedback.store import Store
 from tether.feedback.web.app import create_app
 
@@ -96,6 +98,27 @@ def admin(person: Callable[..., Browser]) -> Browser:
 @pytest.fixture
 def annotator(person: Callable[..., Browser]) -> Browser:
     return person("ann")
+
+
+@pytest.fixture
+def ann(store: Store) -> int:
+    return store.add_user("ann")
+
+
+@pytest.fixture
+def project(store: Store, ann: int) -> Callable[..., int]:
+    """Makes a project of ann's with `num` items of k responses: `project("pair", 5)`."""
+
+    def make(kind: str, num: int, k: int = 2, name: str = "", **settings: Any) -> int:
+        made = store.add_project(name or f"Project of {kind}", kind, Settings(**settings))  # type: ignore[arg-type]
+        prompts = store.add_prompts(NewPrompt(f"{name}{kind} question {n}") for n in range(num))
+        for n, prompt in enumerate(prompts):
+            texts = store.add_responses(NewResponse(prompt, f"text {n}-{i}") for i in range(k))
+            store.add_items([NewItem(texts, settings.get("overlap", 3), kind, made)])  # type: ignore[arg-type]
+        store.add_member(made, ann)
+        return made
+
+    return make
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from tests.feedback.web.hands import at_task, fetched, keys, ranks, saved, shown, texts_of
 
-from tether.feedback.projects import Attribute, Settings
+from tether.feedback.projects import Attribute
 from tether.feedback.records import NewItem, NewPrompt, NewResponse
-from tether.feedback.schema import responses
 from tether.feedback.store import Store
 
 pytestmark = pytest.mark.slow
@@ -39,69 +38,6 @@ $$E = \\frac{1}{2} m v^2$$
 @pytest.fixture
 def clock() -> Callable[[], float]:
     return time.time
-
-
-@pytest.fixture
-def ann(store: Store) -> int:
-    return store.add_user("ann")
-
-
-@pytest.fixture
-def project(store: Store, ann: int) -> Make:
-    """Makes a project of ann's with `num` items of k responses: `project("pair", 5)`."""
-
-    def make(kind: str, num: int, k: int = 2, name: str = "", **settings: Any) -> int:
-        made = store.add_project(name or f"Project of {kind}", kind, Settings(**settings))  # type: ignore[arg-type]
-        prompts = store.add_prompts(NewPrompt(f"{name}{kind} question {n}") for n in range(num))
-        for n, prompt in enumerate(prompts):
-            texts = store.add_responses(NewResponse(prompt, f"text {n}-{i}") for i in range(k))
-            store.add_items([NewItem(texts, settings.get("overlap", 3), kind, made)])  # type: ignore[arg-type]
-        store.add_member(made, ann)
-        return made
-
-    return make
-
-
-def texts_of(store: Store) -> dict[int, str]:
-    with store.reading() as db:
-        return {row.id: row.text for row in db.execute(select(responses.c.id, responses.c.text))}
-
-
-def ranks(store: Store) -> list[dict[str, int]]:
-    """What was stored, by the texts."""
-    texts = texts_of(store)
-    return [{texts[r]: rank for r, rank in (j.ranking or {}).items()} for j in store.judgements()]
-
-
-def shown(page: Any) -> list[str]:
-    return [said.inner_text().strip() for said in page.locator(".response .said").all()]
-
-
-def until(page: Any, expression: str) -> None:
-    """Waits for it; Playwright's own way of waiting is `eval`, which the pages forbid."""
-    end = time.monotonic() + 15
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"{expression} has not come true"
-        time.sleep(0.01)
-
-
-def at_task(page: Any, number: int) -> None:
-    until(page, f"document.activeElement.textContent.startsWith('Task {number} ')")
-
-
-def saved(page: Any) -> None:
-    page.wait_for_selector("#saved[data-state=idle]", state="attached")
-
-
-def keys(page: Any, *pressed: str) -> None:
-    for key in pressed:
-        page.keyboard.press(key)
-
-
-def fetched(page: Any, times: int) -> None:
-    """Until the page has fetched tasks so often: the next one is there, as it is for anybody who reads a task first."""
-    asked = "performance.getEntriesByType('resource').filter(entry => /[/]task([?]|$)/.test(entry.name))"
-    until(page, f"{asked}.length >= {times}")
 
 
 def test_pairs_by_keyboard_alone_and_the_next_is_there_at_once(
