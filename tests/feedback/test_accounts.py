@@ -153,6 +153,17 @@ def test_a_forgotten_user_leaves_votes_but_no_name(accounts, store):
     assert accounts.accept(accounts.invite(), "ann", PASSWORD) != user
 
 
+def test_what_was_forgotten_is_not_in_the_file(tmp_path):
+    with Store.open(tmp_path / "s.db") as store:
+        user = make(Accounts(store), "Zanzibar Ann")
+        store.forget_user(user)
+        assert store.user(user).name == f"deleted-{user}"
+        kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        assert b"deleted-" in kept
+        assert b"Zanzibar" not in kept
+        assert b"argon2id" not in kept
+
+
 def test_anybody_can_be_forgotten_whatever_others_call_themselves(accounts, store):
     user = make(accounts)
     make(accounts, f"deleted-{user}")

@@ -82,6 +82,8 @@ def connect(where: str | os.PathLike[str]) -> Engine:
     event.listen(engine, "begin", _begin)
     try:
         _migrate(engine, place)
+        if url.get_backend_name() == "sqlite":
+            _alone(engine, "journal_mode=WAL")  # kept in the file, so not before it is known to be a store
     except DatabaseError as error:
         engine.dispose()
         raise InputError(f"{place}: cannot be used as a preference store ({str(error.orig).strip()})") from error
@@ -112,6 +114,24 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that sees one state of the store, whatever others write meanwhile."""
     with _fitting(), engine.connect() as connection, connection.begin():
         yield connection
+
+
+def wipe(engine: Engine) -> None:
+    """Ends what SQLite still keeps of changed rows in the file beside its own (`-wal`), so that deleted means gone.
+
+    Where somebody reads for longer than `_BUSY_MS`, it is left as it is. PostgreSQL clears up by itself (VACUUM).
+    """
+    if engine.dialect.name == "sqlite":
+        _alone(engine, "wal_checkpoint(TRUNCATE)")
+
+
+def _alone(engine: Engine, pragma: str) -> None:
+    """What SQLite does outside of transactions only."""
+    connection = engine.raw_connection()
+    try:
+        connection.cursor().execute(f"PRAGMA {pragma}").close()
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -162,7 +182,7 @@ def _postgresql(url: URL) -> Engine:
 
 def _prepare(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself: `_begin` does
-    for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={_BUSY_MS}", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine
 
 from tether.feedback import accounts, claims, facts, projects, queries, work
 from tether.feedback.accounts import Event, User
-from tether.feedback.connect import connect, reading, writing
+from tether.feedback.connect import connect, reading, wipe, writing
 from tether.feedback.export import Export, export
 from tether.feedback.projects import Guideline, Project, Settings
 from tether.feedback.records import (
@@ -116,6 +116,7 @@ class Store:
         """Removes what tells who a user is, and their own words; their choices stay. Missing: no such user."""
         with writing(self._engine) as db:
             accounts.forget_user(db, user, self._clock())
+        wipe(self._engine)
 
     def record(self, user: int | None, action: str, /, **about: Any) -> None:
         """Adds a line to the audit log."""
