@@ -162,6 +162,7 @@ def test_an_answer_is_changed_from_the_history(store: Store, project: Make, pers
     post(browser, made, fields, choice="A")
     (judgement,) = store.judgements()
     assert (judgement.revision, [judgement.ranking[r] for r in judgement.shown]) == (2, [0, 1])  # type: ignore[index]
+    assert open_task(browser, made, "?task=1")["assignment"] == "2"  # loaded again: it goes on
 
 
 def test_the_history_goes_on_page_by_page(store: Store, project: Make, person: Make) -> None:

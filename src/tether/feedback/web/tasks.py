@@ -86,12 +86,16 @@ def acknowledge(store: Stored, user: SignedIn, project: Id, form: Form) -> Respo
 
 @router.get("/projects/{project}/task")
 def task_page(request: Request, store: Stored, user: SignedIn, project: Id, task: Number = None) -> Response:
-    """The task in hand, or that of number `task`, which the user holds."""
+    """The task in hand, or that of number `task`, as long as the user has not answered it."""
     with store.reading() as db:
         turns.project_for(db, user.id, project)
     if not store.has_acknowledged(user.id, project):
         return go(f"/projects/{project}/guideline")
     if task is not None:
+        try:
+            turns.held(store, user.id, task)
+        except Conflict:  # answered since: the page was loaded again, or come back to
+            return go(f"/projects/{project}/task")
         turns.renew(store, user.id, task)
         turn: Turn | None = turns.held(store, user.id, task)
     else:
