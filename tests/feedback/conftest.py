@@ -85,10 +85,11 @@ class PostgreSQL:
     def url(self, database: str) -> str:
         return f"postgresql://tether@/{database}?host={self._folder}"
 
-    def new(self, empty: bool) -> str:
+    def new(self, empty: bool, encoding: str = "UTF8") -> str:
         self._made += 1
         self._there.append(name := f"store_{self._made}")
-        self._sql(f"CREATE DATABASE {name} TEMPLATE {'empty_one' if empty else 'template'}")
+        template = ("empty_one" if empty else "template") if encoding == "UTF8" else "template0"
+        self._sql(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING '{encoding}'")
         return self.url(name)
 
     def drop_all(self) -> None:

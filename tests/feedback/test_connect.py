@@ -1,9 +1,10 @@
-"""The write lock: who waits for it waits in a queue; and which commits wait for the disk. On both databases."""
+"""What is opened and what refused; the write lock, whose waiters queue; which commits wait for the disk."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,10 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection, Engine
 
+from tether.errors import InputError
 from tether.feedback import connect
 from tether.feedback.connect import reading, writing
+from tether.feedback.store import Store
 
 
 @pytest.fixture
@@ -150,3 +153,59 @@ def test_a_reader_sees_one_state(engine: Engine) -> None:
         assert db.exec_driver_sql(count).scalar_one() == before == 0
     with reading(engine) as db:
         assert db.exec_driver_sql(count).scalar_one() == 1
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("these are my notes, and they are longer than a header\n" * 40)
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE cakes (name TEXT)")
+    db.close()
+    cakes = other.read_bytes()
+    newer = tmp_path / "newer.db"
+    Store.open(newer).close()
+    with sqlite3.connect(newer) as db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+    for where, message in [
+        (text, "cannot be used as a preference store"),
+        (other, "is not a preference store"),
+        (newer, "newer Tether"),
+        (tmp_path / "missing" / "a.db", "does not exist"),
+        ("postgresql://me:secret@127.0.0.1:1/db", "cannot be used as a preference store"),
+        ("sqlite://", "cannot be kept there"),
+        ("mysql://me:secret@host/db", "cannot be kept there"),
+        ("not a url://", "not a database address"),
+        ("postgresql://me:secret@host:port/db", "not a database address"),
+        ("sqlite+aiosqlite://", "cannot be kept there"),
+        (f"sqlite:///{tmp_path}/a.db?mode=ro", "cannot be kept there"),
+        ("", "cannot be kept there"),  # SQLite would take it for a file that goes with the connection
+        (":memory:", "cannot be kept there"),
+    ]:
+        with pytest.raises(InputError, match=message) as caught:
+            Store.open(where)
+        assert "secret" not in str(caught.value)
+    assert text.read_text().startswith("these are my notes")
+    assert other.read_bytes() == cakes  # nor is it told to keep a write-ahead log
+
+
+def test_a_url_and_a_path_are_the_same_place(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path}/a.db") as one, Store.open(tmp_path / "a.db") as two:
+        one.add_user("x")
+        assert two.add_user("x") == 1
+
+
+def test_a_file_checks_foreign_keys_and_keeps_a_write_ahead_log(tmp_path):
+    with Store.open(tmp_path / "votes.db") as store, store.reading() as db:
+        assert db.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL: a commit survives a loss of power
+
+
+def test_a_database_that_cannot_keep_all_letters_is_refused(postgresql_server):
+    """What `initdb` makes without a locale keeps bytes, which come back as such."""
+    for encoding in ("SQL_ASCII", "LATIN1"):
+        where = postgresql_server.new(empty=True, encoding=encoding)
+        with pytest.raises(InputError, match=f"keeps text as {encoding}"):
+            Store.open(where)
+    postgresql_server.drop_all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 import time
@@ -288,48 +287,6 @@ def test_what_no_database_holds_is_refused(store, act):
     with pytest.raises(InputError, match=r"too large for the database|there is no"):
         act(store)
     assert store.add_user("b") == 2  # and nothing is stuck
-
-
-def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path):
-    text = tmp_path / "notes.txt"
-    text.write_text("these are my notes, and they are longer than a header\n" * 40)
-    other = tmp_path / "other.db"
-    with sqlite3.connect(other) as db:
-        db.execute("CREATE TABLE cakes (name TEXT)")
-    db.close()
-    cakes = other.read_bytes()
-    newer = tmp_path / "newer.db"
-    Store.open(newer).close()
-    with sqlite3.connect(newer) as db:
-        db.execute("UPDATE alembic_version SET version_num = '9999'")
-    for where, message in [
-        (text, "cannot be used as a preference store"),
-        (other, "is not a preference store"),
-        (newer, "newer Tether"),
-        (tmp_path / "missing" / "a.db", "does not exist"),
-        ("postgresql://me:secret@127.0.0.1:1/db", "cannot be used as a preference store"),
-        ("sqlite://", "cannot be kept there"),
-        ("mysql://me:secret@host/db", "cannot be kept there"),
-        ("not a url://", "not a database address"),
-    ]:
-        with pytest.raises(InputError, match=message) as caught:
-            Store.open(where)
-        assert "secret" not in str(caught.value)
-    assert text.read_text().startswith("these are my notes")
-    assert other.read_bytes() == cakes  # nor is it told to keep a write-ahead log
-
-
-def test_a_url_and_a_path_are_the_same_place(tmp_path):
-    with Store.open(f"sqlite:///{tmp_path}/a.db") as one, Store.open(tmp_path / "a.db") as two:
-        one.add_user("x")
-        assert two.add_user("x") == 1
-
-
-def test_a_file_checks_foreign_keys_and_keeps_a_write_ahead_log(tmp_path):
-    with Store.open(tmp_path / "votes.db") as store, store.reading() as db:
-        assert db.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-        assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL: a commit survives a loss of power
 
 
 @pytest.mark.parametrize("package", ["sqlalchemy", "alembic"])

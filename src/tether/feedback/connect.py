@@ -146,17 +146,21 @@ def _fitting() -> Iterator[None]:
 
 def _url(where: str | os.PathLike[str]) -> URL:
     text = os.fspath(where)
-    if "://" not in text:
-        return URL.create("sqlite", database=text)
     valid = "give a file, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+    if text in ("", ":memory:") or "\0" in text:
+        raise InputError(f"{text!r}: preferences cannot be kept there; {valid}")
+    scheme, is_url, _ = text.partition("://")
+    if not is_url:
+        return URL.create("sqlite", database=text)
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise InputError(f"{text!r} is not a database address; {valid}") from error
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise InputError(f"{scheme}://… is not a database address; {valid}") from None  # the rest may be a password
     backend = url.get_backend_name()
-    if backend not in ("sqlite", "postgresql") or not url.database or url.database == ":memory:":
+    strange = backend not in ("sqlite", "postgresql") or (backend == "sqlite" and url.query)
+    if strange or not url.database or url.database == ":memory:":
         raise InputError(f"{url.render_as_string(hide_password=True)}: preferences cannot be kept there; {valid}")
-    return url
+    return url if backend == "postgresql" else URL.create("sqlite", database=url.database)
 
 
 def _sqlite(url: URL) -> Engine:
@@ -176,7 +180,12 @@ def _postgresql(url: URL) -> Engine:
     place = url.set(drivername="postgresql+psycopg")
     # Whatever the server's default: what is read under the write lock must be what was committed before it was had.
     return create_engine(
-        place, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=20, hide_parameters=True
+        place,
+        connect_args={"client_encoding": "utf8"},
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_size=20,
+        hide_parameters=True,
     )
 
 
@@ -201,6 +210,16 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
+def _check_encoding(connection: Connection, place: str) -> None:
+    if connection.dialect.name == "postgresql":
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise InputError(
+                f"{place}: this database keeps text as {encoding}, which has not all letters; give one made by"
+                " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+            )
+
+
 def _version(connection: Connection, place: str) -> str | None:
     tables = inspect(connection).get_table_names()
     if not tables:
@@ -213,6 +232,7 @@ def _version(connection: Connection, place: str) -> str | None:
 def _migrate(engine: Engine, place: str) -> None:
     """Under the write lock, so that of several processes opening a new store at once one makes it and the rest wait."""
     with reading(engine) as connection:
+        _check_encoding(connection, place)
         if _version(connection, place) == HEAD:
             return
     from alembic import command
