@@ -136,6 +136,25 @@ def test_a_heartbeat_keeps_the_place_and_gives_none_back_that_is_gone(store, clo
         store.held(v, other.id)
 
 
+def test_a_clock_that_goes_back_fills_no_place_twice(store, clock):
+    """As where two servers' clocks differ: one gives the place to somebody else while the other still holds it."""
+    project = store.add_project("p", settings=Settings(overlap=2, lease=60))
+    ask(store, 2, project, overlap=2)
+    u, v, w = (store.add_user(name) for name in "uvw")
+    held = store.claim_many(u, 2, project=project)
+    clock.now += 61
+    for other in (v, w):
+        answer(store, store.claim(other, project))
+    clock.now -= 30
+    assert store.claim(u, project).item == held[1].item
+    with pytest.raises(Conflict, match="time ran out"):
+        store.heartbeat(u, held[0].id)
+    with pytest.raises(Conflict, match="time ran out"):
+        answer(store, held[0])
+    answer(store, held[1])
+    assert store.progress(project).answers == 3
+
+
 def test_held_is_what_was_claimed(store):
     ask(store, 1, shown=4)
     user = store.add_user("u")
@@ -160,7 +179,7 @@ def test_nobody_touches_what_is_anothers(store):
     mine = store.submit(held.id, ranking, "k", guideline=1, by=u)
     with pytest.raises(Missing, match="there is no such assignment"):  # nor by guessing its key
         store.submit(held.id, ranking, "k", guideline=1, by=v)
-    with pytest.raises(Conflict, match="was used for another assignment"):
+    with pytest.raises(Conflict, match="was used for something else"):
         store.submit(other.id, {r.id: 0 for r in other.responses}, "k", guideline=1, by=v)
     for judgement in (mine.id, 99):
         with pytest.raises(Missing, match="there is no such judgement"):

@@ -145,7 +145,7 @@ def test_replay_returns_the_first_answer(store):
     again = store.submit(first.assignment, dict.fromkeys(ids, 0), "k", guideline=1, strength=3)
     assert again == first
     other = store.claim(user)
-    with pytest.raises(InputError, match="another assignment"):
+    with pytest.raises(InputError, match="something else"):
         store.submit(other.id, _first_best(other), "k", guideline=1)
     twice = Answer(other.id, "z", 1, _first_best(other))
     assert store.submit_many([twice, twice])[0] == store.submit_many([twice])[0]
@@ -161,6 +161,8 @@ def test_undo_is_a_revision_and_opens_the_item_again(store):
     undone = store.undo(first.id, "u")
     assert (undone.action, undone.revision, undone.supersedes, undone.ranking) == ("undo", 1, first.id, None)
     assert store.undo(first.id, "u") == undone  # replay
+    with pytest.raises(InputError, match="something else"):
+        store.submit(first.assignment, first.ranking, "u", guideline=1)
     assert store.judgements() == []
     assert store.claim(b) is None  # the place is held for who took it back
     with pytest.raises(InputError, match="not one in force"):

@@ -171,8 +171,7 @@ def held(db: Connection, user: int, assignment: int) -> Assignment:
 def heartbeat(db: Connection, user: int, assignment: int, now: float, lease: float | None) -> float:
     """Renew the lease of an open assignment; when it ends now. Conflict when others have taken its place since."""
     row = _own(db, user, assignment)
-    if row.expires <= now:
-        check_place(db, row, now)
+    check_place(db, row, now)
     until = now + lease_of(row, lease)
     db.execute(_RENEW, {"the_id": assignment, "until": until})
     return until
@@ -188,8 +187,18 @@ def live_others(db: Connection, item: int, user: int, now: float) -> int:
     return int(db.execute(_LIVE_OTHERS, {"item": item, "user": user, "now": now}).scalar_one())
 
 
+def holds_place(row: AnyRow, now: float) -> bool:
+    """Whether the lease of this assignment, with its item's `done` and `overlap`, has not ended.
+
+    It may have ended by another server's clock, or before a clock was put back; then an answer may be in its place.
+    """
+    return bool(row.expires > now and row.done < row.overlap)
+
+
 def check_place(db: Connection, row: AnyRow, now: float) -> None:
-    """Conflict when answers and live leases of others leave no place for this assignment, whose lease ended."""
+    """Conflict when an assignment holds no place, and answers and live leases of others leave none."""
+    if holds_place(row, now):
+        return
     if row.done + live_others(db, row.item_id, row.user_id, now) >= row.overlap:
         raise Conflict(f"assignment {row.id}: its time ran out and others have answered the item since; claim another")
 

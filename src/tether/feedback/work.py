@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 
 from tether.errors import InputError
-from tether.feedback.claims import check_place, item_texts, lease_of, live_others
+from tether.feedback.claims import check_place, holds_place, item_texts, lease_of, live_others
 from tether.feedback.facts import check_ranking, check_text, find, next_id
 from tether.feedback.forms import check_fit, check_form, check_submit_key
 from tether.feedback.queries import blind_order, by_submit_key, latest
@@ -67,14 +67,17 @@ def submit(db: Connection, answers: Sequence[Answer], by: int | None, now: float
     # A key sent twice in one call counts as its first sending.
     new = list({a.submit_key: a for a in reversed(answers) if a.submit_key not in stored}.values())[::-1]
     rows = _open_rows(db, new, by)
-    # Answers that hold a place cannot take each other's, and go in together; one whose lease ended must look for one.
-    held = all(rows[a.assignment].expires > now for a in new)
+    # Answers that hold a place do not take each other's, and go in together; one whose lease ended must look for one.
+    held = all(holds_place(rows[a.assignment], now) for a in new)
     for batch in [new] if held else [[a] for a in new]:
+        if not held and batch[0].skip is None:
+            check_place(db, _open_rows(db, batch, None)[batch[0].assignment], now)  # as it is after the batches before
         for judgement in _store(db, batch, rows, now):
             stored[judgement.submit_key] = judgement
     for answer in answers:
-        if stored[answer.submit_key].assignment != answer.assignment:
-            raise Conflict(f"submit key {answer.submit_key!r}: was used for another assignment; use a new one")
+        before = stored[answer.submit_key]
+        if before.assignment != answer.assignment or before.action in ("undo", "adjudicate"):
+            raise Conflict(f"submit key {answer.submit_key!r}: was used for something else; use a new one")
         if by is not None and stored[answer.submit_key].user != by:
             raise _no_assignment(answer.assignment)
     return [stored[answer.submit_key] for answer in answers]
@@ -196,8 +199,6 @@ def _open_rows(db: Connection, new: Sequence[Answer], by: int | None) -> dict[in
 def _store(db: Connection, batch: Sequence[Answer], rows: Mapping[int, AnyRow], now: float) -> list[Judgement]:
     if not batch:
         return []
-    if len(batch) == 1 and rows[batch[0].assignment].expires <= now and batch[0].skip is None:
-        check_place(db, _open_rows(db, batch, None)[batch[0].assignment], now)  # as it is after the batches before
     earlier = latest(db, [a.assignment for a in batch])
     _insert(db, [_judgement_row(a, rows[a.assignment], earlier.get(a.assignment), now) for a in batch])
     closed = [{"the_id": a.assignment, "to": "done" if a.skip is None else "skipped", "until": now} for a in batch]
