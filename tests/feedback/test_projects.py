@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tether.errors import InputError
@@ -38,6 +40,7 @@ def test_a_project_is_made_once_and_keeps_its_kind(store):
         (lambda s: s.change_project(1, state="asleep"), "'asleep' is none of open, paused, closed"),
         (lambda s: s.add_member(77, 1), "there is no such project"),
         (lambda s: settings_of({"overlap": 0}), "project settings, overlap: .*greater than or equal to 1"),
+        (lambda s: settings_of({"lease": math.inf}), "project settings, lease: .*finite"),
         (lambda s: settings_of({"overlaps": 1}), "project settings, overlaps: Extra inputs"),
         (lambda s: settings_of({"attributes": [{"name": "a", "low": 3, "high": 3}]}), "attributes.0.*below high"),
         (lambda s: settings_of({"attributes": [{"name": "a"}, {"name": "a"}]}), "a name of its own"),

@@ -103,7 +103,7 @@ class Settings(BaseModel):
     """How prompts and responses are shown."""
     quota: int | None = Field(default=None, ge=1)
     """The most items one annotator gets; None: no limit."""
-    lease: float = Field(default=1800.0, gt=0)
+    lease: float = Field(default=1800.0, gt=0, allow_inf_nan=False)
     """Seconds an annotator has for an item before somebody else may get it; working on it renews them."""
     gold_share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of an annotator's items that are gold, as long as there are gold ones they have not seen."""
