@@ -2,7 +2,7 @@
 // nothing typed is lost. Its parts: outbox.js (sending), keep.js (what the browser keeps), lease.js (keeping a task),
 // form.js (one task's form), ranking.js, diff.js. Without any of it the form works by itself.
 
-import { localTimes } from "./app.js";
+import { csrf, localTimes } from "./app.js";
 import { TaskForm } from "./form.js";
 import { dropOld, shelf } from "./keep.js";
 import { Lease } from "./lease.js";
@@ -70,6 +70,8 @@ async function fetchTask() {
   if (!answer.ok) return answer.said.error ? note(answer.said.error) : null;
   const node = parse(answer.said.html);
   if (answer.said.assignment) {
+    // Somebody signed in by another tab: what this page shows and sends is of the session before.
+    if (node.elements.csrf.value !== csrf()) location.reload();
     waiting.push({ assignment: answer.said.assignment, node });
     lease.hold(answer.said.assignment, answer.said.lease_seconds);
   }
@@ -219,7 +221,7 @@ async function undo() {
   const answer = await ask(`/api/assignments/${before}/undo`, {
     method: "POST",
     body: JSON.stringify({ submit_key: key }),
-    headers: { "content-type": "application/json", "x-csrf-token": document.querySelector('meta[name="csrf"]').content },
+    headers: { "content-type": "application/json", "x-csrf-token": csrf() },
   });
   if (!answer.ok) return announce(answer.said.error ?? "Taking back needs a connection.");
   const task = await ask(`/api/projects/${project}/task?task=${before}`);

@@ -1,0 +1,86 @@
+"""The annotators' pages when something comes between: other stores, other people, lost connections, hasty hands."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from tests.feedback.web.hands import at_task, fetched, keys, saved
+
+from tether.feedback.accounts import Accounts
+from tether.feedback.projects import Settings
+from tether.feedback.records import NewItem, NewPrompt, NewResponse
+from tether.feedback.store import Store
+
+pytestmark = pytest.mark.slow
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def clock() -> Callable[[], float]:
+    return time.time
+
+
+def sign_in(page: Any, store: Store, user: int) -> None:
+    """As in another tab of the same browser."""
+    token = Accounts(store).token_for(user)
+    page.context.add_cookies([{"name": "tether_session", "value": token, "url": page.evaluate("location.origin")}])
+
+
+def test_a_draft_is_not_filled_into_the_task_of_another_store(
+    store: Store, app: FastAPI, ann: int, project: Make, visit: Make, migrated_file: Path, tmp_path: Path
+) -> None:
+    made = project("pair", 1)
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    keys(page, "b", "r")
+    page.keyboard.type("of the first store")
+    with Store.open(shutil.copy(migrated_file, tmp_path / "other.sqlite"), clock=time.time) as other:
+        again = other.add_user("ann")
+        assert other.add_project("Another", "pair", Settings()) == made
+        other.add_member(made, again)
+        (prompt,) = other.add_prompts([NewPrompt("Another question")])
+        other.add_items([NewItem(other.add_responses([NewResponse(prompt, t) for t in "xy"]), 1, "pair", made)])
+        app.state.store, app.state.accounts = other, Accounts(other)
+        sign_in(page, other, again)
+        page.reload()
+        at_task(page, 1)
+        assert "Another question" in page.inner_text(".prompt")
+        assert page.locator("[name=choice]:checked").count() == 0
+        assert page.input_value("[name=rationale]") == ""
+        page.close()
+
+
+def test_a_page_of_one_annotator_never_goes_on_with_the_tasks_of_another(
+    store: Store, ann: int, project: Make, visit: Make
+) -> None:
+    made = project("pair", 9)
+    bob = store.add_user("bob")
+    store.add_member(made, bob)
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    fetched(page, 1)
+    keys(page, "a", "Enter")
+    at_task(page, 2)
+    saved(page)
+    sign_in(page, store, bob)
+    keys(page, "b", "Enter")  # Ann's answer, by a session that is Bob's
+    page.get_by_role("heading", name="Task 1 ").wait_for()  # Bob's first
+    at_task(page, 1)
+    keys(page, "a", "Enter")
+    at_task(page, 2)
+    saved(page)
+    assert [j.user for j in store.judgements()] == [ann, bob]
+    sign_in(page, store, ann)
+    page.goto(f"/projects/{made}/task")
+    saved(page)
+    assert [(j.user, [(j.ranking or {})[r] for r in j.shown]) for j in store.judgements()] == [
+        (ann, [0, 1]),
+        (bob, [0, 1]),
+        (ann, [1, 0]),
+    ]
