@@ -229,11 +229,11 @@ def change_user(db: Connection, user: int, active: bool | None, settings: dict[s
         db.execute(delete(sessions).where(sessions.c.user_id == user))
 
 
-def forget_user(db: Connection, user: int, now: float) -> None:
+def forget_user(db: Connection, user: int, now: float, by: int | None = None) -> None:
     """Removes what tells who somebody is: name, password, settings, sessions, and what they said beside their answers.
 
     The answers stay (choices, ratings, corrections) under the name "deleted-ID" (and more letters where somebody else
-    is called that): counts and agreement stay right.
+    is called that): counts and agreement stay right. `by` is whoever asks for it.
     """
     before, name = _row_of(db, user).name, f"deleted-{user}"
     if db.execute(select(users.c.id).where(users.c.name == name, users.c.id != user)).first() is not None:
@@ -245,7 +245,7 @@ def forget_user(db: Connection, user: int, now: float) -> None:
     db.execute(update(judgements).where(judgements.c.user_id == user).values(rationale=None, flag=None))
     tried = (audit.c.action == "sign_in_failed") & (audit.c.about["name"].as_string() == before.lower())
     db.execute(update(audit).where((audit.c.user_id == user) | tried).values(about=None))
-    record(db, None, "user_forgotten", now, user=user)
+    record(db, by, "user_forgotten", now, user=user)
 
 
 def _hasher() -> PasswordHasher:

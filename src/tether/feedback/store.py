@@ -112,10 +112,13 @@ class Store:
         with writing(self._engine) as db:
             accounts.change_user(db, user, active, settings)
 
-    def forget_user(self, user: int) -> None:
-        """Removes what tells who a user is, and their own words; their choices stay. Missing: no such user."""
+    def forget_user(self, user: int, *, by: int | None = None) -> None:
+        """Removes what tells who a user is, and their own words; their choices stay. Missing: no such user.
+
+        `by` is whoever asks for it, for the audit log.
+        """
         with writing(self._engine) as db:
-            accounts.forget_user(db, user, self._clock())
+            accounts.forget_user(db, user, self._clock(), by)
         wipe(self._engine)
 
     def record(self, user: int | None, action: str, /, **about: Any) -> None:

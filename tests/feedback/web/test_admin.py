@@ -191,9 +191,18 @@ def test_people_are_shut_out_let_in_and_forgotten(admin, annotator, store):
     assert store.user(annotator.user).active
     admin.send_form(f"{person}/forget")
     assert store.user(annotator.user).name == f"deleted-{annotator.user}"
+    assert (store.audit()[0].action, store.audit()[0].user) == ("user_forgotten", admin.user)
     assert admin.send_form(f"/admin/people/{admin.user}/forget").status_code == 422
     assert admin.send_form(f"/admin/people/{admin.user}/active", active="no").status_code == 422
     assert admin.send_form("/admin/people/999/forget").status_code == 404
+
+
+def test_what_somebody_reported_is_shown_no_more_once_they_are_forgotten(admin, store, project, vote):
+    reported = vote("x", 0, flag="Other: it names my sister")
+    flags = f"/admin/projects/{project}/flags"
+    assert "my sister" in admin.get(flags).text
+    admin.send_form(f"/admin/people/{reported.user}/forget")
+    assert "my sister" not in admin.get(flags).text
 
 
 def test_programs_get_tokens(admin, app, store, project):

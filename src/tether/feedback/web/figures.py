@@ -76,6 +76,11 @@ class Board:
             self._kept[project] = found, end + (end - start) / _SHARE
             return found
 
+    def clear(self) -> None:
+        """Keeps nothing: somebody's own words are to be gone."""
+        with self._lock:
+            self._kept.clear()
+
 
 def figures(db: Connection, project: int, now: float) -> Figures:
     """Everything counted anew."""

@@ -73,7 +73,8 @@ def set_active(request: Request, user: Admin, store: Stored, form: Form, person:
 def forget(request: Request, user: Admin, store: Stored, person: Id) -> Response:
     """Removes a person's name, password and own words for good; their choices stay."""
     _not_yourself(user, person)
-    store.forget_user(person)
+    store.forget_user(person, by=user.id)
+    request.app.state.board.clear()  # it shows what they wrote in flags
     return go("/admin/people")
 
 
