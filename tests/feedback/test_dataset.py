@@ -160,6 +160,27 @@ def test_a_saved_dataset_loads(store, tmp_path):
     assert loaded["train"][0]["votes"].keys() == {"chosen", "rejected", "ties"}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "datasets"])
+def test_splits_are_of_one_schema_whatever_their_rows_leave_out(kind, tmp_path):
+    """So that the folder loads: here plain prompts, no tokens and no origin in one, the contrary in the other."""
+    import datasets
+
+    plain = {"prompt": "p", "chosen": "a", "rejected": "b", "checkpoints": None, "meta": {"half": "\ud83d"}}
+    said = {side: [{"role": role, "content": side}] for side, role in (("prompt", "user"), ("chosen", "assistant"))}
+    full = plain | said | {"token_ids": {"prompt": [1]}, "checkpoints": {"chosen": "m"}, "meta": {"n": 1}}
+    write_folder({"train": [plain, plain], "test": [full]}, tmp_path / "out", kind, {})
+    if kind == "datasets":
+        loaded = datasets.load_from_disk(str(tmp_path / "out"))
+    else:
+        loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    train, test = loaded["train"], loaded["test"]
+    assert train.features == test.features
+    assert (len(train), len(test)) == (2, 1)
+    assert (train[0]["prompt"], train[1]["token_ids"]) == ([{"role": "user", "content": "p"}], None)
+    assert (test[0]["prompt"], test[0]["token_ids"]) == (said["prompt"], {"prompt": [1]})
+    assert json.loads(train[0]["meta"]) == plain["meta"]
+
+
 @pytest.mark.parametrize(
     ("out", "more", "says"),
     [

@@ -14,10 +14,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Row = dict[str, Any]
 
@@ -58,12 +62,27 @@ def _cell(value: Any) -> Any:
 
 def parquet(rows: Sequence[Row]) -> bytes:
     """One Parquet file; see `columnar` for what is made uniform."""
+    return _parquet(tables({"train": rows})["train"])
+
+
+def _parquet(table: pyarrow.Table) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(columnar(rows)), sink)
+    pyarrow.parquet.write_table(table, sink)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def tables(splits: Mapping[str, Sequence[Row]]) -> dict[str, pyarrow.Table]:
+    """A table for each split, all of one schema, whatever the rows of a split leave out."""
+    import pyarrow
+
+    whole = pyarrow.Table.from_pylist(columnar([row for rows in splits.values() for row in rows]))
+    ends = list(accumulate(map(len, splits.values())))
+    return {
+        split: whole.slice(end - len(rows), len(rows)) for (split, rows), end in zip(splits.items(), ends, strict=True)
+    }
 
 
 def columnar(rows: Sequence[Row]) -> list[Row]:
@@ -83,7 +102,8 @@ _SIDES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "com
 
 def _uniform(name: str, value: Any, chats: bool) -> Any:
     if name == "meta":
-        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+        return text.encode("utf-8", "backslashreplace").decode()  # half a character stays a JSON escape
     if name == "guideline":
         return value if isinstance(value, list) else [value]
     if chats and name in _SIDES and isinstance(value, str):
@@ -131,6 +151,9 @@ def write_folder(splits: Mapping[str, Sequence[Row]], folder: Path, kind: str, o
     try:
         if kind == "datasets":
             _save(splits, temporary)
+        elif kind == "parquet":
+            for split, table in tables(splits).items():
+                _write(temporary / f"{split}.parquet", _parquet(table))
         else:
             for split, rows in splits.items():
                 _write(temporary / f"{split}.{kind}", ENCODERS[f".{kind}"](rows))
@@ -161,17 +184,15 @@ def _write(path: Path, content: bytes) -> None:
 
 def _save(splits: Mapping[str, Sequence[Row]], folder: Path) -> None:
     import datasets
-    import pyarrow
 
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.utils.logging.disable_progress_bar()
     try:
         made = {}
-        for split, rows in splits.items():
+        for split, table in tables(splits).items():
             # Its own fingerprint would be drawn by chance.
-            fingerprint = hashlib.sha256(jsonl(rows)).hexdigest()[:16]
-            table = datasets.table.InMemoryTable(pyarrow.Table.from_pylist(columnar(rows)))
-            made[split] = datasets.Dataset(table, fingerprint=fingerprint)
+            fingerprint = hashlib.sha256(jsonl(splits[split])).hexdigest()[:16]
+            made[split] = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=fingerprint)
         datasets.DatasetDict(made).save_to_disk(str(folder))
     finally:
         if bars:
