@@ -59,7 +59,8 @@ def test_single_responses_are_gathered_by_their_prompt():
 
 
 def test_a_sample_stage_says_who_wrote_it(tmp_path):
-    row = {"prompt": {"text": "p", "messages": TURNS[:1], "token_ids": [5]}, "labels": {}}
+    asked = {"text": "p", "messages": TURNS[:1], "token_ids": [5], "meta": {"score": float("nan")}}
+    row = {"prompt": asked, "labels": {}}
     row["responses"] = [{"text": "a", "token_ids": [6, 0], "ended": True}, {"text": "b", "ended": False}]
     folder = tmp_path / "sft"
     folder.mkdir()
@@ -68,7 +69,7 @@ def test_a_sample_stage_says_who_wrote_it(tmp_path):
     first, second = question.responses
     assert (first.token_ids, first.ended, first.checkpoint) == ([6, 0], True, "sft")
     assert (second.ended, second.checkpoint) == (False, "sft")
-    assert question.prompt.token_ids == [5]
+    assert (question.prompt.token_ids, question.prompt.meta) == ([5], {"score": None})
 
 
 def test_pasted_lines_are_prompts_or_objects():

@@ -218,11 +218,16 @@ def _continued(turns: list[Mapping[str, str]]) -> tuple[Said, tuple[str, ...]]:
 
 
 def _prompt(said: Said, meta: Mapping[str, Any]) -> NewPrompt:
-    kept = json.loads(json.dumps(meta, default=str), parse_constant=lambda _: None)
+    kept = _storable(meta)
     if isinstance(said, str):
         return NewPrompt(said, meta=kept)
     asked = [message["content"] for message in said if message["role"] == "user"]
     return NewPrompt(asked[-1] if asked else said[-1]["content"], said, meta=kept)
+
+
+def _storable(meta: Mapping[str, Any]) -> Any:
+    """As JSON keeps it, which has no infinities."""
+    return json.loads(json.dumps(meta, default=str), parse_constant=lambda _: None)
 
 
 def _checkpoints(meta: dict[str, Any], num: int, where: str) -> list[str | None]:
@@ -243,7 +248,7 @@ def _group(row: Mapping[str, Any], where: str, stage: str | None) -> Question:
     try:
         asked, answers = row["prompt"], row["responses"]
         messages, text = asked.get("messages") or (), asked["text"]
-        prompt = NewPrompt(text, messages, asked.get("token_ids") or (), asked.get("meta") or {})
+        prompt = NewPrompt(text, messages, asked.get("token_ids") or (), _storable(asked.get("meta") or {}))
         names = [(r.get("meta") or {}).get("checkpoint") or stage for r in answers]
         written = [
             Written(r["text"], r.get("token_ids") or (), bool(r.get("ended", True)), name)
