@@ -129,8 +129,8 @@ def add_items(db: Connection, new: Sequence[NewItem]) -> list[int]:
 
 def check_ranking(where: str, ranking: Mapping[int, int]) -> None:
     """InputError unless these are ranks, 0 the best, of two or more responses."""
-    if len(ranking) < 2 or any(type(rank) is not int or rank < 0 for rank in ranking.values()):
-        raise InputError(f"{where}: the ranking needs two or more responses, with ranks 0, 1, 2 …")
+    if len(ranking) < 2 or any(type(rank) is not int or not 0 <= rank <= 999 for rank in ranking.values()):
+        raise InputError(f"{where}: the ranking needs two or more responses, with ranks 0, 1, 2 … up to 999")
 
 
 def check_text(text: str | None, where: str) -> None:

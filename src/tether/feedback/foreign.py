@@ -160,7 +160,7 @@ def _is_chat(value: Any) -> bool:
 def _asked(value: Any, where: str) -> tuple[str, tuple[Message, ...]]:
     if not _is_chat(value):
         return _text(value, where), ()
-    if strange := [m["role"] for m in value if m["role"] not in ROLES]:
+    if strange := [m["role"] for m in value if m["role"] not in tuple(ROLES)]:
         raise InputError(f"{where}: role {strange[0]!r} is none of {', '.join(ROLES)}")
     messages: list[Message] = [{"role": ROLES[m["role"]], "content": _text(m["content"], where)} for m in value]
     return said_last(messages), tuple(messages)
@@ -273,7 +273,7 @@ class Gathered:
                     "ignore the question"
                 )
             place = found
-        if int(value) != value:
+        if value % 1:  # NaN and infinities too
             raise InputError(f"{where}: {value} is no whole number, as ratings are")
         self.ratings.setdefault(place, {})[attribute[:40]] = int(value)
 

@@ -28,6 +28,7 @@ from tether.feedback.facts import (
     add_prompts,
     add_responses,
     add_user,
+    check_text,
     content_key,
     find,
     next_id,
@@ -142,12 +143,15 @@ def _new_project(db: Connection, name: str, kind: ItemKind | None, records: Sequ
     kind = kind or ("rating" if values else "edit" if any(one.correction is not None for one in said) else None)
     if kind is None:
         raise InputError(f"{records[0].where}: all answers are skips, so the kind of project {name!r} must be given")
-    settings = Settings(attributes=tuple(scales), shown=max(sizes), correction=kind == "edit")
+    settings = Settings(attributes=tuple(scales), shown=min(max(sizes), 9), correction=kind == "edit")
     return add_project(db, name, kind, settings, now)
 
 
 def _scale(attribute: str, values: Sequence[int]) -> Attribute:
     low, high = min(*values, 1), max(values)
+    if not 0 < len(attribute) <= 40:
+        raise InputError(f"attribute {attribute!r}: its name must have 1 to 40 characters")
+    check_text(attribute, f"attribute {attribute!r}")
     if low < -10 or high > 10:
         raise InputError(f"attribute {attribute!r}: values go from {low} to {high}, but scales from -10 to 10 at most")
     return Attribute(name=attribute, low=low, high=next(top for top in _SCALES if top >= high and top > low))

@@ -2,7 +2,7 @@
 
 argilla        exports of Argilla 1.x and 2.x (argilla.py)
 label-studio   Label Studio's JSON (label_studio.py)
-judgements     this store's own `judgements` export
+judgements     this store's own `judgements` export (judgement_rows.py)
 ultrafeedback  an instruction and `completions`, each with a model's scores (Cui et al. 2023)
 plain          what training reads: preference (hh-rlhf and TRL's too), ranking, unpaired
 """
@@ -17,7 +17,9 @@ from tether.data.formats import Example, detect, understand
 from tether.data.rows import Row
 from tether.errors import InputError
 from tether.feedback.argilla import is_argilla, read_argilla
+from tether.feedback.facts import check_text
 from tether.feedback.foreign import Reading, Record, Said, said_last
+from tether.feedback.judgement_rows import read_judgements
 from tether.feedback.label_studio import is_label_studio, read_label_studio
 
 
@@ -35,51 +37,29 @@ def format_of(rows: Sequence[Row], source: str) -> str:
     return found or "plain"
 
 
-def _read_judgements(rows: Sequence[Row], source: str, reading: Reading, editing: bool) -> Iterator[Record]:
-    """Rows of the shape `judgements`, in the order they were shown."""
-    for number, row in enumerate(rows, 1):
-        where = f"{source}, record {number}"
-        try:
-            yield _judgement(row, where)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{where}: is no row of a `judgements` export ({error!r})") from None
-
-
-def _judgement(row: Row, where: str) -> Record:
-    asked, shown = row["prompt"], row["shown"]
-    said = Said(
-        f"tether:{row['annotator']}",
-        row["annotator_kind"],
-        None if row["ranks"] is None else tuple(row["ranks"]),
-        None if row["ratings"] is None else tuple(row["ratings"]),
-        **{n: row[n] for n in ("correction", "skip", "rationale", "flag", "strength", "all_bad", "seconds", "created")},
-    )
-    annotated = row["action"] != "adjudicate"
-    return Record(
-        where,
-        asked if isinstance(asked, str) else said_last(asked),
-        tuple(one["text"] for one in shown),
-        (said,) if annotated else (),
-        () if isinstance(asked, str) else tuple(asked),
-        tuple(one["checkpoint"] for one in shown),
-        tuple(one["ended"] for one in shown),
-        shown=bool(row["order_known"]),
-        gold=None if row["gold"] is None else tuple(row["gold"]),
-        meta=row["meta"],
-        left_out=int(not annotated),
-    )
-
-
 def _are_completions(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, Mapping) and "response" in one for one in value)
+
+
+def _check_completion(completion: Mapping[str, Any], where: str) -> None:
+    """InputError unless it is text by a named model, or one not named."""
+    if not isinstance(completion["response"], str):
+        raise InputError(f"{where}, response: is {type(completion['response']).__name__}, not text")
+    model = completion.get("model")
+    if model is not None and (not isinstance(model, str) or len(model) > 500):
+        raise InputError(f"{where}, model: must be a name of up to 500 characters")
+    check_text(model, f"{where}, model")
 
 
 def _read_ultrafeedback(rows: Sequence[Row], source: str, reading: Reading, editing: bool) -> Iterator[Record]:
     """A model's overall scores as a ranking, its ratings of aspects beside it where it gave all of them."""
     for number, row in enumerate(rows, 1):
         where, given = f"{source}, record {number}", row.get("completions")
-        if not isinstance(row.get("instruction"), str) or not isinstance(given, list) or not _are_completions(given):
+        asked = row.get("instruction")
+        if not isinstance(asked, str) or not asked or not isinstance(given, list) or not _are_completions(given):
             raise InputError(f"{where}: needs an instruction, and completions each with a response")
+        for at, one in enumerate(given, 1):
+            _check_completion(one, f"{where}, completion {at}")
         ratings = [_aspects(one, f"{where}, completion {at}") for at, one in enumerate(given, 1)]
         whole = ratings[:1] and ratings[0] and all(r.keys() == ratings[0].keys() for r in ratings)
         scores = [
@@ -88,10 +68,12 @@ def _read_ultrafeedback(rows: Sequence[Row], source: str, reading: Reading, edit
         ]
         order = sorted(set(scores), reverse=True)
         ranks = tuple(order.index(score) for score in scores) if len(given) > 1 else None
+        if ranks is None and not whole:
+            raise InputError(f"{where}: has {len(given)} completions and no ratings, so nothing is said of them")
         said = Said(reading.annotator if reading.annotator != "imported" else "ultrafeedback", "ai", ranks)
         yield Record(
             where,
-            row["instruction"],
+            asked,
             tuple(one["response"] for one in given),
             (replace(said, ratings=tuple(ratings) if whole else None),),
             checkpoints=tuple(one.get("model") for one in given),
@@ -102,7 +84,10 @@ def _read_ultrafeedback(rows: Sequence[Row], source: str, reading: Reading, edit
 def _aspects(completion: Mapping[str, Any], where: str) -> dict[str, int]:
     """Aspect → rating; those marked N/A are left out."""
     found = {}
-    for aspect, told in (completion.get("annotations") or {}).items():
+    given = completion.get("annotations") or {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}, annotations: is {type(given).__name__}, not aspects with their ratings")
+    for aspect, told in given.items():
         rating = told.get("Rating") if isinstance(told, Mapping) else None
         if rating not in (None, "N/A"):
             try:
@@ -116,9 +101,9 @@ def _score(completion: Mapping[str, Any], ratings: Mapping[str, int], where: str
     given = completion.get("overall_score", completion.get("fine-grained_score"))
     if given is None and ratings:
         return sum(ratings.values()) / len(ratings)
-    if isinstance(given, bool) or not isinstance(given, int | float):
+    if isinstance(given, bool) or not isinstance(given, int | float) or given != given:
         raise InputError(f"{where}, overall_score: is {given!r}, not a number, and no rating stands in for it")
-    return float(given)
+    return given
 
 
 def _read_plain(rows: Sequence[Row], source: str, reading: Reading, editing: bool) -> Iterator[Record]:
@@ -150,7 +135,7 @@ def _plain(example: Example, found: str, where: str, reading: Reading) -> Record
 READERS: Mapping[str, Callable[[Sequence[Row], str, Reading, bool], Iterator[Record]]] = {
     "argilla": read_argilla,
     "label-studio": read_label_studio,
-    "judgements": _read_judgements,
+    "judgements": read_judgements,
     "ultrafeedback": _read_ultrafeedback,
     "plain": _read_plain,
 }
