@@ -28,6 +28,8 @@ class Parrot:
 
     def __call__(self, checkpoint: str, asked: Sequence[Any], how: Any) -> Any:
         self.loaded.append(checkpoint)
+        if checkpoint == "gone":
+            raise InputError("gone: is no model")
         for said in asked:
             assert self.may_go_on.wait(20)
             if self.wrong is not None:
@@ -67,7 +69,7 @@ def test_checkpoints_are_sampled_live_and_compared(sampling_admin, store, parrot
     job = sampled(sampling_admin, 2)
     assert (job["state"], job["done"], job["total"]) == ("done", 4, 4)
     assert job["added"] == {"prompts": 2, "items": 2, "identical": 0, "left_over": 0}
-    assert parrot.loaded == ["base", str(tmp_path / "mine")]
+    assert parrot.loaded == [str(tmp_path / "mine"), "base", str(tmp_path / "mine")]  # first, whether it loads
     with store.reading() as db:
         written = {(row.text, row.checkpoint) for row in db.execute(responses.select())}
     assert written == {(f"{c} {n} on {p}", c) for c in ("base", "mine") for n in (0, 1) for p in ("one", "two")}
@@ -89,6 +91,21 @@ def test_one_response_to_each_prompt_is_no_pair_and_is_not_sampled(sampling_admi
     answer = post_files(sampling_admin, "/admin/projects", **form)
     assert (answer.status_code, "leaves nothing to compare" in answer.text) == (422, True)
     assert (store.projects(), parrot.loaded) == ([], [])
+
+
+def test_a_ranking_of_a_files_responses_is_not_taken_for_one_of_those_drawn(sampling_admin, store):
+    row = '{"prompt": "one", "chosen": "yes", "rejected": "no", "gold": true}'
+    form = {**PLAIN, "name": "live", "kind": "pair", "lines": row, "checkpoints": "base\nbeta"}
+    post_files(sampling_admin, "/admin/projects", **form)
+    assert sampled(sampling_admin, 2)["added"]["items"] == 1
+    assert store.gold(2) == {}
+
+
+def test_a_checkpoint_that_is_none_is_told_before_another_draws(sampling_admin, parrot):
+    parrot.may_go_on.clear()  # nothing can be drawn
+    form = {**PLAIN, "name": "live", "kind": "pair", "lines": "one", "checkpoints": "base\ngone"}
+    post_files(sampling_admin, "/admin/projects", **form)
+    assert sampled(sampling_admin, 2)["sentence"] == "gone: is no model"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +131,7 @@ def test_one_drawing_at_a_time_for_a_project(sampling_admin, store, parrot):
     post_files(sampling_admin, "/admin/projects", **PLAIN, name="live", kind="pair", **form)
     again = post_files(sampling_admin, "/admin/projects/2/prompts", **form)
     assert (again.status_code, "drawing responses already" in again.text) == (422, True)
+    assert "prompts_added" not in [event.action for event in store.audit()]
     assert 'data-state="running"' in sampling_admin.get("/admin/projects/2/prompts").text
     parrot.may_go_on.set()
     assert sampled(sampling_admin, 2)["added"]["items"] == 2

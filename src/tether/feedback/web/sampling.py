@@ -90,7 +90,7 @@ class Jobs:
 
     def start(self, project: int, checkpoints: Mapping[str, str], asked: Sequence[Question], how: Drawing) -> None:
         """Begins to draw; InputError when the project is drawing already, or nothing can be drawn."""
-        asked = gathered([replace(question, responses=()) for question in asked])
+        asked = gathered([replace(question, responses=(), gold=None) for question in asked])
         if not self.can_sample:
             raise InputError("this server cannot sample; give prompts with their responses")
         with self._lock:
@@ -125,6 +125,8 @@ class Jobs:
     def _draw(self, project: int, asked: Sequence[Question], how: Drawing) -> Added:
         assert self._sampler is not None
         job = self._jobs[project]
+        for loaded in list(job.checkpoints.values())[1:]:
+            list(self._sampler(loaded, [], how))  # what cannot be loaded is told before another has drawn for hours
         columns: list[list[Drawn]] = []
         for nth, (name, loaded) in enumerate(job.checkpoints.items()):
             columns.append([])
