@@ -78,6 +78,13 @@ def test_a_project_is_made_from_a_file(admin, store):
     assert store.progress(made.id).items == 7
 
 
+@pytest.mark.parametrize("number", ["²", "9" * 5000])
+def test_counts_in_an_address_that_are_none_are_not_shown(admin, project, number):
+    counts = {"prompts": number, "items": "1", "identical": "1", "left_over": "1"}
+    answer = admin.get(f"/admin/projects/{project}/prompts", params=counts)
+    assert (answer.status_code, "items from" in answer.text) == (200, False)
+
+
 def test_every_setting_goes_through_the_form(admin, store, project):
     changed = {
         "overlap": 5,

@@ -91,8 +91,8 @@ def more_prompts(request: Request, user: Admin, store: Stored, form: Form, proje
         _check_sampler(request, source)
         with store.writing() as db:
             added = _add(db, projects.one_project(db, project), source)
+            _sample(request, project, source)
             record(db, user.id, "prompts_added", store.now(), project=project, checkpoints=list(source.checkpoints))
-        _sample(request, project, source)
     except InputError as error:
         return _prompts(request, store, project, _said_source(form), str(error))
     return go(f"/admin/projects/{project}/prompts{_told(added)}")
@@ -225,7 +225,7 @@ def _form(request: Request, name: str, fields: Mapping[str, Any], wrong: str = "
 
 
 def _prompts(request: Request, store: Stored, project: int, fields: Mapping[str, Any], wrong: str = "") -> Response:
-    counts = {name: value for name in Added._fields if (value := request.query_params.get(name, "")).isdigit()}
-    told = Added(*(int(counts[name]) for name in Added._fields)) if len(counts) == len(Added._fields) else None
+    counts = [request.query_params.get(name, "") for name in Added._fields]
+    told = Added(*map(int, counts)) if all(re.fullmatch("[0-9]{1,9}", count) for count in counts) else None
     about = {"project": store.project(project), "job": _jobs(request).of(project), "told": told}
     return _form(request, "admin-prompts.html", fields, wrong, **about)
