@@ -88,7 +88,10 @@ def test_pasted_lines_are_prompts_or_objects():
         ([{"prompt": "p", "responses": ["a", "b"], "checkpoints": ["x"]}], "row 1: checkpoints must name"),
         ([{"prompt": "p", "responses": ["a", "b"], "gold": True}], "row 1, column 'gold'"),
         ([{"prompt": {"text": "p"}, "responses": [{}]}], "row 1: is no group of a sample stage"),
-        ([{"prompt": {"text": 3}, "responses": []}], "prompt 1: holds int where text should be"),
+        ([{"prompt": {"text": 3}, "responses": []}], "row 1: is no group of a sample stage (prompt.text: "),
+        ([{"prompt": {"text": "p", "messages": ["m"]}, "responses": []}], "(prompt.messages.0: "),
+        ([{"prompt": {"text": "p"}, "responses": [{"text": "a", "token_ids": 3}]}], "(responses.0.token_ids: "),
+        ([{"prompt": {"text": "p", "meta": 3}, "responses": []}], "(prompt.meta: "),
         ([{"prompt": "a\0b"}], "prompt 1: contains NUL"),
     ],
 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection
 
 from tether.config import DataConfig
@@ -246,28 +247,53 @@ def _checkpoints(meta: dict[str, Any], num: int, where: str) -> list[str | None]
 def _group(row: Mapping[str, Any], where: str, stage: str | None) -> Question:
     """A row of a sample stage's groups.jsonl, token ids and all."""
     try:
-        asked, answers = row["prompt"], row["responses"]
-        messages, text = asked.get("messages") or (), asked["text"]
-        prompt = NewPrompt(text, messages, asked.get("token_ids") or (), _storable(asked.get("meta") or {}))
-        names = [(r.get("meta") or {}).get("checkpoint") or stage for r in answers]
-        written = [
-            Written(r["text"], r.get("token_ids") or (), bool(r.get("ended", True)), name)
-            for r, name in zip(answers, names, strict=True)
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{where}: is no group of a sample stage ({error!r} is missing or of the wrong type)"
-        ) from None
-    return Question(prompt, tuple(written))
+        group = _Group.model_validate(row)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        place = ".".join(map(str, found["loc"]))
+        raise InputError(f"{where}: is no group of a sample stage ({place}: {found['msg']})") from None
+    asked, turns = group.prompt, [turn.model_dump() for turn in group.prompt.messages or ()]
+    written = [
+        Written(r.text, r.token_ids or (), r.ended, (r.meta or _Origin()).checkpoint or stage) for r in group.responses
+    ]
+    return Question(NewPrompt(asked.text, turns, asked.token_ids or (), _storable(asked.meta or {})), tuple(written))
+
+
+class _Turn(BaseModel):
+    role: str
+    content: str
+
+
+class _Asked(BaseModel):
+    text: str
+    messages: list[_Turn] | None = None
+    token_ids: list[int] | None = None
+    meta: dict[str, Any] | None = None
+
+
+class _Origin(BaseModel):
+    checkpoint: str | None = Field(default=None, max_length=500)
+
+
+class _Response(BaseModel):
+    text: str
+    token_ids: list[int] | None = None
+    ended: bool = True
+    meta: _Origin | None = None
+
+
+class _Group(BaseModel):
+    """A row of groups.jsonl; what else it holds is not read."""
+
+    prompt: _Asked
+    responses: list[_Response]
 
 
 def _checked(asked: list[Question], source: str) -> list[Question]:
     for number, question in enumerate(asked, 1):
         where = f"{source}, prompt {number}"
-        spoken = [message.get("content") for message in question.prompt.messages]
+        spoken = [message["content"] for message in question.prompt.messages]
         for text in (question.prompt.text, *spoken, *(r.text for r in question.responses)):
-            if not isinstance(text, str):
-                raise InputError(f"{where}: holds {type(text).__name__} where text should be")
             check_text(text, where)
     return asked
 
