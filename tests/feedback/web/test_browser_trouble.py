@@ -84,3 +84,44 @@ def test_a_page_of_one_annotator_never_goes_on_with_the_tasks_of_another(
         (bob, [0, 1]),
         (ann, [1, 0]),
     ]
+
+
+def test_what_cannot_be_taken_back_is_said_for_all_to_see(store: Store, ann: int, project: Make, visit: Make) -> None:
+    made = project("pair", 3)
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    keys(page, "u")
+    page.wait_for_selector("#told >> text=There is no answer to take back.")
+    keys(page, "a", "Enter")
+    at_task(page, 2)
+    page.wait_for_selector("#told", state="hidden")
+    saved(page)
+    page.reload()
+    at_task(page, 2)
+    page.context.set_offline(True)
+    keys(page, "u")
+    page.wait_for_selector("#told >> text=Taking back needs a connection.")
+    page.context.set_offline(False)
+    keys(page, "u", "u")  # once
+    at_task(page, 1)
+    assert page.locator("#told").is_hidden()
+    assert [j.action for j in store.history(1)] == ["rank", "undo"]
+
+
+def test_without_a_connection_the_end_of_the_lease_is_explained(
+    store: Store, ann: int, project: Make, visit: Make
+) -> None:
+    made = project("pair", 2, lease=2.0)
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    fetched(page, 1)
+    keys(page, "b")
+    page.context.set_offline(True)
+    page.wait_for_selector("#away >> text=or without a connection")
+    keys(page, "Enter")
+    page.wait_for_selector("#away >> text=There is no connection yet.")
+    page.context.set_offline(False)
+    page.wait_for_selector("#away", state="hidden")
+    keys(page, "Enter")
+    saved(page)
+    assert len(store.judgements()) == 1

@@ -11,10 +11,12 @@ import { ask, Outbox, post } from "./outbox.js";
 const desk = document.querySelector("#desk");
 const place = document.querySelector("#place");
 const away = document.querySelector("#away");
+const told = document.querySelector("#told");
 const { project, user } = desk.dataset;
 const keys = JSON.parse(desk.dataset.keys);
 const actionOf = new Map(Object.entries(keys).map(([action, key]) => [key, action]));
 
+const NO_UNDO = "Taking back needs a connection.";
 const AGAIN = 3000; // milliseconds until a task that could not be had is asked for again
 const outbox = new Outbox(user);
 const drafts = shelf("draft", user);
@@ -24,10 +26,17 @@ let waiting = []; // forms to show next, nearest first
 let fetching = null;
 let wanted = false; // somebody waits for the next task
 let loading = false;
+let undoing = false;
 let last = null; // what was answered last: {assignment, node}
 dropOld(drafts);
 
 const announce = (text) => (document.querySelector("#announce").textContent = text);
+
+/** For eyes as well, until another task is shown. */
+function tell(text) {
+  told.textContent = text;
+  told.hidden = false;
+}
 
 // ---- showing tasks
 
@@ -40,7 +49,7 @@ function parse(html) {
 function show(node) {
   place.replaceChildren(node);
   place.removeAttribute("aria-busy");
-  away.hidden = true;
+  away.hidden = told.hidden = true;
   document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
   current = node.matches("form") ? new TaskForm(node, { drafts, keys, announce }) : null;
   if (current && !lease.holds(current.assignment)) lease.hold(current.assignment, Number(node.dataset.lease));
@@ -210,12 +219,17 @@ function refuse(assignment, why, body) {
 // ---- taking back
 
 async function undo() {
+  if (undoing) return;
+  undoing = true;
+  told.hidden = true;
+  await takeBack().catch(tell);
+  undoing = false;
+}
+
+/** Rejects with the sentence to tell. */
+async function takeBack() {
   const before = last?.assignment ?? (await lastAnswered());
-  if (!before) return announce("There is no answer to take back.");
-  if (outbox.take(before)) {
-    putBack(last.node);
-    return;
-  }
+  if (last && outbox.take(before)) return putBack(last.node);
   await outbox.flush();
   const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const answer = await ask(`/api/assignments/${before}/undo`, {
@@ -223,9 +237,11 @@ async function undo() {
     body: JSON.stringify({ submit_key: key }),
     headers: { "content-type": "application/json", "x-csrf-token": csrf() },
   });
-  if (!answer.ok) return announce(answer.said.error ?? "Taking back needs a connection.");
+  if (!answer.ok) throw answer.said.error ?? NO_UNDO;
+  last = null;
   const task = await ask(`/api/projects/${project}/task?task=${before}`);
-  if (task.ok) putBack(parse(task.said.html));
+  if (!task.ok) throw task.said.error ?? "The answer is taken back. Load the page again to see its task.";
+  putBack(parse(task.said.html));
 }
 
 function putBack(node) {
@@ -239,7 +255,9 @@ function putBack(node) {
 
 async function lastAnswered() {
   const answer = await ask(`/api/projects/${project}/history?limit=1`);
-  return answer.said.answers?.[0]?.assignment;
+  if (!answer.ok) throw answer.said.error ?? NO_UNDO;
+  if (!answer.said.answers.length) throw "There is no answer to take back.";
+  return answer.said.answers[0].assignment;
 }
 
 // ---- being away
@@ -251,7 +269,8 @@ lease.addEventListener("away", ({ detail: assignment }) => {
   } else if (away.hidden) {
     away.hidden = false;
     away.querySelector("p").textContent =
-      "You were away and the time for this task ran out. What you wrote is kept. Others may get the task now.";
+      "You were away, or without a connection, and the time for this task ran out. What you wrote is kept. " +
+      "Others may get the task now.";
     away.querySelector("button").focus();
   }
 });
@@ -269,7 +288,7 @@ async function comeBack() {
     refuse(assignment, answer.said.error, body);
     next();
   } else if (answer.status) location.reload();
-  else announce("There is no connection. Try again.");
+  else away.querySelector("p").textContent = "There is no connection yet. What you wrote is kept. Go on when it is back.";
 }
 
 // ---- hands
@@ -319,7 +338,7 @@ document.addEventListener("click", (event) => {
   act(action);
 });
 away.querySelector("button").addEventListener("click", comeBack);
-addEventListener("online", prefetchIfShort);
+addEventListener("online", () => (away.hidden ? prefetchIfShort() : comeBack()));
 addEventListener("pagehide", () => current?.keep());
 
 // ---- begin
