@@ -192,9 +192,25 @@ def test_what_cannot_be_told_is_nan_and_null_in_json():
     assert krippendorff_alpha([[0, 0], [1, 1], [0, 0]]).estimate == 1.0
 
 
+def test_two_who_share_no_item_have_no_kappa():
+    for first, second in (([], []), ([-1, -1], [0, 1]), ([0, -1], [-1, 1])):
+        found = cohen_kappa(np.array(first, int), np.array(second, int))
+        assert all(math.isnan(value) for value in found)
+
+
+def test_where_nothing_varies_there_is_no_interval():
+    nothing = pytest.approx(math.nan, nan_ok=True)
+    assert raw_agreement([[0, 1, 1]]) == (pytest.approx(1 / 3), nothing, nothing)  # one item
+    assert raw_agreement([[0, 0], [1, 1], [1, 1]]) == (1.0, nothing, nothing)  # no disagreement yet
+    assert krippendorff_alpha([[0, 0], [1, 1], [1, 1]]) == (1.0, nothing, nothing)
+    assert raw_agreement([[0, 0], [0, 1]], clusters=[5, 5]) == (0.5, nothing, nothing)  # one ranking
+    assert raw_agreement([[0, 0], [0, 1]])[1:] == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: cohen_kappa([0, 1], [0]), r"shapes \(2,\) and \(1,\): must be one of each"),
         (lambda: fleiss_kappa([[0, 1, -1], [0, 1, 1]]), "2 to 3 ratings"),
         (lambda: raw_agreement([[0.5, 1.0]]), "must be integers"),
         (lambda: raw_agreement([0, 1]), "items × annotators"),

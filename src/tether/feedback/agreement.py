@@ -2,6 +2,7 @@
 
 A table is (I, A) integers: the category annotator a gave item i, negative where they gave none. Intervals are Efron's
 percentile interval over `num` resamplings of the items: a resampling is a weight for each item, how often it was drawn.
+It is too narrow below some twenty items, and NaN where all resamplings come out alike: one item, or no disagreement.
 
 Shapes: `I` items, `A` annotators, `C` categories, `B` resamplings.
 """
@@ -79,15 +80,19 @@ def cohen_kappa(
 
         κ = 1 - Σ_cd w_cd p_cd / Σ_cd w_cd p_c p_d
 
-    with w_cd = 1 for c ≠ d, |c - d| or (c - d)², for `weights` "none", "linear", "quadratic".
+    with w_cd = 1 for c ≠ d, |c - d| or (c - d)², for `weights` "none", "linear", "quadratic". InputError unless both
+    are of the same length.
     """
     if weights not in COHEN_WEIGHTS:
         raise InputError(f"Cohen's kappa: weights {weights!r} is none of {', '.join(COHEN_WEIGHTS)}")
-    table = _checked(np.stack([np.asarray(first), np.asarray(second)], axis=1))
+    one, other = np.asarray(first), np.asarray(second)
+    if one.ndim != 1 or one.shape != other.shape:
+        raise InputError(f"ratings of shapes {one.shape} and {other.shape}: must be one of each for every item")
+    table = _checked(np.stack([one, other], axis=1))
     table = table[(table >= 0).all(1)]
     categories = np.arange(int(table.max(initial=0)) + 1)
     cost = COHEN_WEIGHTS[weights](np.abs(np.subtract.outer(categories, categories)).astype(np.float64))
-    seen = (table[:, :, None] == categories).reshape(len(table), -1).astype(np.float64)  # (I, 2·C)
+    seen = (table[:, :, None] == categories).reshape(len(table), 2 * len(cost)).astype(np.float64)  # (I, 2·C)
     paid = cost[table[:, 0], table[:, 1]]
 
     def kappa(drawn: _Floats) -> _Floats:
@@ -254,7 +259,7 @@ def _bootstrap(
     """The statistic of all items once, and percentiles of it over `num` resamplings of the items or of their clusters.
 
     `statistic` turns weights (B, I) into values (B,). Resamplings where it is undefined (only one category was drawn)
-    are left out.
+    are left out; where the others vary by nothing they tell of no interval.
     """
     of = np.arange(size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     if of.shape != (size,):
@@ -269,7 +274,7 @@ def _bootstrap(
         blocks = [statistic(draw[:, of].astype(np.float64)) for draw in draws]
     drawn = np.concatenate([np.zeros(0), *blocks])
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or math.isnan(estimate):
+    if math.isnan(estimate) or np.allclose(drawn, estimate, rtol=0, atol=1e-12):
         return Interval(estimate, math.nan, math.nan)
     low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return Interval(estimate, float(low), float(high))
