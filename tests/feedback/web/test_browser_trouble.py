@@ -125,3 +125,22 @@ def test_without_a_connection_the_end_of_the_lease_is_explained(
     keys(page, "Enter")
     saved(page)
     assert len(store.judgements()) == 1
+
+
+def test_waiting_for_a_task_leaves_focus_alone_and_outlasts_a_failing_server(
+    store: Store, ann: int, project: Make, visit: Make
+) -> None:
+    made = project("pair", 3)
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    fetched(page, 1)
+    page.route("**/api/projects/*/task*", lambda route: route.fulfill(status=500, json={"error": "It went wrong."}))
+    keys(page, "a", "Enter")
+    at_task(page, 2)
+    keys(page, "a", "Enter")
+    page.wait_for_selector("text=The next task comes as soon as")
+    keys(page, "?")
+    fetched(page, 5)  # asked for once more
+    assert page.locator("#help[open]").count() == 1
+    page.unroute("**/api/projects/*/task*")
+    at_task(page, 3)

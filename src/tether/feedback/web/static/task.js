@@ -76,7 +76,7 @@ async function fetchTask() {
   const answer = await ask(`/api/projects/${project}/task?${new URLSearchParams(beside.map((n) => ["beside", n]))}`);
   if (answer.status === 409) location.assign(`/projects/${project}/guideline`);
   else if (answer.status === 401 || answer.status === 403) location.reload();
-  if (!answer.ok) return answer.said.error ? note(answer.said.error) : null;
+  if (!answer.ok) return answer.status < 500 && answer.said.error ? note(answer.said.error) : null;
   const node = parse(answer.said.html);
   if (answer.said.assignment) {
     // Somebody signed in by another tab: what this page shows and sends is of the session before.
@@ -99,7 +99,11 @@ async function next() {
   const found = await prefetch();
   loading = false;
   if (!wanted || showReady()) return;
-  show(found ?? note("The next task comes as soon as there is a connection."));
+  if (found) show(found);
+  else if (!place.querySelector(".none[data-waits]")) {
+    show(note("The next task comes as soon as there is a connection."));
+    place.firstElementChild.dataset.waits = ""; // said once: focus and open dialogs are left alone
+  }
   wanted = !found;
   if (wanted) setTimeout(() => wanted && next(), AGAIN);
 }
