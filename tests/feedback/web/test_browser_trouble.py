@@ -144,3 +144,18 @@ def test_waiting_for_a_task_leaves_focus_alone_and_outlasts_a_failing_server(
     assert page.locator("#help[open]").count() == 1
     page.unroute("**/api/projects/*/task*")
     at_task(page, 3)
+
+
+def test_a_double_click_answers_one_task(store: Store, ann: int, project: Make, visit: Make) -> None:
+    made = project("edit", 3, 1)
+    page = visit(ann, f"/projects/{made}/task")
+    for number, twice in (
+        (1, lambda: page.dblclick("text=Submit >> visible=true")),
+        (2, lambda: keys(page, "Control+Enter", "Control+Enter")),
+    ):
+        fetched(page, number)
+        page.wait_for_timeout(600)  # an answer as it was needs a look at least
+        twice()
+        page.get_by_role("heading", name=f"Task {number + 1} ").wait_for()
+        saved(page)
+        assert len(store.judgements()) == number

@@ -16,6 +16,7 @@ const { project, user } = desk.dataset;
 const keys = JSON.parse(desk.dataset.keys);
 const actionOf = new Map(Object.entries(keys).map(([action, key]) => [key, action]));
 
+const TWICE = 500; // milliseconds in which a second click or key still means the task before
 const NO_UNDO = "Taking back needs a connection.";
 const AGAIN = 3000; // milliseconds until a task that could not be had is asked for again
 const outbox = new Outbox(user);
@@ -140,8 +141,10 @@ function measure() {
 // ---- answering
 
 function submit(skip = "") {
+  if (!current) return; // the next one is on its way
   const wrong = skip ? "" : current.missing();
   if (wrong) return current.complain(wrong);
+  if (!current.touched && performance.now() - current.shown < TWICE) return;
   performance.clearMarks("answered");
   performance.mark("answered");
   const { assignment, node } = current;
