@@ -4,8 +4,12 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
     const field = button.parentElement.querySelector("input");
     field.select();
-    await navigator.clipboard?.writeText(field.value);
-    button.textContent = "Copied";
+    try {
+      await navigator.clipboard.writeText(field.value);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Press Ctrl+C"; // without TLS, or where it is not allowed, a page cannot copy
+    }
   });
 }
 
