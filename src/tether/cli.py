@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 
 from tether.cli_stores import add_verbs
-from tether.errors import InputError
+from tether.errors import InputError, Unavailable
 from tether.printing import facts_lines
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if code == 130:  # newer typers turn Ctrl-C into an exit code themselves
             print("interrupted", file=sys.stderr)
         return code
-    except InputError as error:
+    except (InputError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except _UsageError as error:

@@ -21,7 +21,7 @@ import pytest
 import tether
 from tether import cli
 from tether.cli import LEARN, PURSUE, facts_lines, main
-from tether.errors import InputError
+from tether.errors import InputError, Unavailable
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -175,6 +175,7 @@ class TestErrorsOfTheVerbs:
         ("error", "code", "says"),
         [
             (InputError("a.jsonl: empty"), 2, "error: a.jsonl: empty\n"),
+            (Unavailable("store away"), 2, "error: store away\n"),
             (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device\n"),
             (OSError(errno.EROFS, "Read-only file system", "/out/x"), 2, "error: /out/x: Read-only file system\n"),
             (KeyboardInterrupt(), 130, "interrupted\n"),

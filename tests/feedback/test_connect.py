@@ -12,8 +12,9 @@ from functools import partial
 
 import pytest
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
-from tether.errors import InputError
+from tether.errors import InputError, Unavailable
 from tether.feedback import connect
 from tether.feedback.connect import reading, writing
 from tether.feedback.store import Store
@@ -208,4 +209,28 @@ def test_a_database_that_cannot_keep_all_letters_is_refused(postgresql_server):
         where = postgresql_server.new(empty=True, encoding=encoding)
         with pytest.raises(InputError, match=f"keeps text as {encoding}"):
             Store.open(where)
+    postgresql_server.drop_all()
+
+
+def test_a_store_that_cannot_be_used_now_is_said_in_a_sentence(tmp_path, monkeypatch, postgresql_server):
+    monkeypatch.setattr(connect, "_BUSY_MS", 1)
+    locked = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    with Store.open(tmp_path / "s.db") as store:
+        locked.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match=r"cannot be used now \(database is locked\)"):
+            store.add_user("ann")
+        with pytest.raises(OperationalError, match="no such table"), store.reading() as db:  # a bug stays one
+            db.exec_driver_sql("SELECT * FROM cakes")
+        locked.close()
+        assert store.add_user("ann") == 1
+
+    def write(store: Store) -> None:
+        with store.writing() as db:
+            postgresql_server.restart()
+            db.exec_driver_sql("SELECT 1")
+
+    with Store.open(postgresql_server.new(empty=False)) as store:
+        with pytest.raises(Unavailable, match="cannot be used now"):
+            write(store)
+        assert store.add_user("ann") == 1
     postgresql_server.drop_all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, OperationalError
 
-from tether.errors import InputError
+from tether.errors import InputError, Unavailable
 from tether.feedback.schema import HEAD
 
 _BUSY_MS = 60_000
@@ -101,7 +102,7 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
     with the power only if no durable one has followed.
     """
     with (
-        _fitting(),
+        _told(),
         _turns[engine],
         engine.connect().execution_options(write_lock=True, durable=durable) as connection,
         connection.begin(),
@@ -112,7 +113,7 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that sees one state of the store, whatever others write meanwhile."""
-    with _fitting(), engine.connect() as connection, connection.begin():
+    with _told(), engine.connect() as connection, connection.begin():
         yield connection
 
 
@@ -122,23 +123,25 @@ def wipe(engine: Engine) -> None:
     Where somebody reads for longer than `_BUSY_MS`, it is left as it is. PostgreSQL clears up by itself (VACUUM).
     """
     if engine.dialect.name == "sqlite":
-        _alone(engine, "wal_checkpoint(TRUNCATE)")
+        with _told():
+            _alone(engine, "wal_checkpoint(TRUNCATE)")
 
 
 def _alone(engine: Engine, pragma: str) -> None:
     """What SQLite does outside of transactions only."""
-    connection = engine.raw_connection()
-    try:
-        connection.cursor().execute(f"PRAGMA {pragma}").close()
-    finally:
-        connection.close()
+    with engine.connect().execution_options(transaction=False) as connection:
+        connection.exec_driver_sql(f"PRAGMA {pragma}")
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
-    """InputError for what the database cannot hold, of the many things that people send."""
+def _told() -> Iterator[None]:
+    """Unavailable while the database is away, locked, or its disk full; InputError for what no database holds."""
     try:
         yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # a wrong statement, so a bug
+            raise
+        raise Unavailable(f"the preference store cannot be used now ({str(error.orig).strip()})") from error
     except (DataError, OverflowError, UnicodeEncodeError) as error:
         told = "a number is too large for the database, or a text holds NUL or half of a character (a lone surrogate)"
         raise InputError(told) from error
@@ -197,6 +200,8 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
+    if not options.get("transaction", True):
+        return
     locked, durable = options.get("write_lock", False), options.get("durable", True)
     if connection.dialect.name == "sqlite":
         if locked:
@@ -231,7 +236,7 @@ def _version(connection: Connection, place: str) -> str | None:
 
 def _migrate(engine: Engine, place: str) -> None:
     """Under the write lock, so that of several processes opening a new store at once one makes it and the rest wait."""
-    with reading(engine) as connection:
+    with engine.connect() as connection, connection.begin():
         _check_encoding(connection, place)
         if _version(connection, place) == HEAD:
             return

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from tests.feedback.web.conftest import BASE, PASSWORD, Browser
 
 import tether.feedback.web
-from tether.errors import InputError
+from tether.errors import InputError, Unavailable
 from tether.feedback.accounts import Accounts
 from tether.feedback.records import NewItem, NewPrompt, NewResponse
 from tether.feedback.web.app import create_app
@@ -210,6 +210,20 @@ def test_an_error_tells_nothing(app, admin, path):
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+
+
+def test_a_store_that_is_away_is_no_bug(app, admin, visitor, caplog):
+    @app.get("/away")
+    @app.get("/api/away")
+    def away() -> None:
+        raise Unavailable("the host and port of the database")
+
+    for browser, path in ((admin, "/away"), (visitor, "/api/away")):
+        answer = browser.get(path)
+        assert answer.status_code == 503
+        assert "cannot reach its store" in answer.text
+        assert "host" not in answer.text
+    assert caplog.messages.count("the host and port of the database") == 2
 
 
 def test_no_page_has_anything_the_policy_would_stop(admin, annotator, visitor, labelled):

@@ -7,6 +7,7 @@ and `dashboard` (what admins see), `sampling` and `figures` (what these show).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from tether.errors import InputError
+from tether.errors import InputError, Unavailable
 from tether.feedback.accounts import WINDOW, Accounts, TooMany
 from tether.feedback.records import Conflict, Missing
 from tether.feedback.store import Store
@@ -30,6 +31,7 @@ from tether.feedback.web.sampling import Jobs, Sampler
 from tether.feedback.web.security import LOOPBACK, Guard, protection
 from tether.feedback.web.session import NotSignedIn, SignedIn, checked, page, templates, to_sign_in
 
+log = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
 _STATUS: tuple[tuple[type[InputError], int], ...] = ((Missing, 404), (Conflict, 409), (TooMany, 429), (InputError, 422))
 _SENTENCES = {404: "There is nothing at this address.", 405: "This address does not take such a request."}
@@ -109,6 +111,11 @@ def _add_error_pages(app: FastAPI) -> None:
         if status == 429:
             answer.headers["retry-after"] = f"{WINDOW:.0f}"
         return answer
+
+    @app.exception_handler(Unavailable)
+    def unavailable(request: Request, error: Unavailable) -> Response:
+        log.error("%s", error)  # a line, where many requests fail of one cause
+        return failed(request, 503, "The server cannot reach its store just now; what you sent may not be stored.")
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> Response:
