@@ -21,9 +21,18 @@ pytestmark = pytest.mark.slow
 Make = Callable[..., Any]
 
 
+class Clock:
+    """The time, or what a computer that slept takes for it."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
 @pytest.fixture
-def clock() -> Callable[[], float]:
-    return time.time
+def clock() -> Clock:
+    return Clock()
 
 
 def sign_in(page: Any, store: Store, user: int) -> None:
@@ -159,3 +168,20 @@ def test_a_double_click_answers_one_task(store: Store, ann: int, project: Make, 
         page.get_by_role("heading", name=f"Task {number + 1} ").wait_for()
         saved(page)
         assert len(store.judgements()) == number
+
+
+def test_a_task_that_others_took_in_its_sleep_is_told_at_once(
+    store: Store, clock: Clock, ann: int, project: Make, visit: Make
+) -> None:
+    made = project("pair", 1, overlap=1, lease=8.0)
+    bob = store.add_user("bob")
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    clock.ahead = 60.0  # for the page no time has passed: its clock slept too
+    assert store.claim(bob, made) is not None
+    keys(page, "b", "r")
+    page.keyboard.type("words")
+    page.wait_for_selector("#away >> text=the time for this task ran out", timeout=6000)
+    page.click("#away button")
+    page.wait_for_selector("#refused >> text=its time ran out and others have answered")
+    assert page.input_value("#refused textarea") == "words"

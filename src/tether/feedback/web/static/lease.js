@@ -5,7 +5,7 @@ import { post } from "./outbox.js";
 const seconds = () => performance.now() / 1000;
 
 export class Lease extends EventTarget {
-  // Events: "away" when the time of the task in hand ran out.
+  // Events: "away" when the time of a task ran out, with its number as `detail`.
   constructor() {
     super();
     this.ends = new Map(); // assignment → when, in seconds of this page
@@ -39,15 +39,21 @@ export class Lease extends EventTarget {
     for (const [assignment, end] of this.ends) {
       const length = this.lengths.get(assignment);
       const working = document.visibilityState === "visible" && now - this.active < Math.min(length / 2, 600);
-      if (now >= end) this.dispatchEvent(new CustomEvent("away", { detail: assignment }));
+      if (now >= end) this.away(assignment);
       else if (working && end - now < 0.75 * length) this.renew(assignment);
     }
+  }
+
+  away(assignment) {
+    this.dispatchEvent(new CustomEvent("away", { detail: assignment }));
   }
 
   /** Renews a lease; what the server answered. */
   async renew(assignment) {
     const answer = await post(`/api/assignments/${assignment}/heartbeat`, "");
+    if (!this.holds(assignment)) return answer; // let go in the meantime
     if (answer.ok) this.hold(assignment, answer.said.lease_seconds);
+    else if (answer.status === 404 || answer.status === 409) this.away(assignment); // the computer slept, and others came
     return answer;
   }
 }
