@@ -185,3 +185,7 @@ def test_a_task_that_others_took_in_its_sleep_is_told_at_once(
     page.click("#away button")
     page.wait_for_selector("#refused >> text=its time ran out and others have answered")
     assert page.input_value("#refused textarea") == "words"
+    page.reload()  # until it is put away
+    assert page.input_value("#refused textarea") == "words"
+    page.click("text=Put away")
+    assert page.evaluate("Object.keys(localStorage)") == []

@@ -21,6 +21,7 @@ const NO_UNDO = "Taking back needs a connection.";
 const AGAIN = 3000; // milliseconds until a task that could not be had is asked for again
 const outbox = new Outbox(user);
 const drafts = shelf("draft", user);
+const refusals = shelf("refused", user);
 const lease = new Lease();
 let current = null; // TaskForm
 let waiting = []; // forms to show next, nearest first
@@ -30,6 +31,7 @@ let loading = false;
 let undoing = false;
 let last = null; // what was answered last: {assignment, node}
 dropOld(drafts);
+dropOld(refusals);
 
 const announce = (text) => (document.querySelector("#announce").textContent = text);
 
@@ -170,7 +172,7 @@ function prefetchIfShort() {
 }
 
 outbox.addEventListener("stored", ({ detail: { entry } }) => drafts.delete(entry.assignment));
-outbox.addEventListener("refused", ({ detail: { entry, answer } }) => refuse(entry.assignment, answer.said.error, entry.body));
+outbox.addEventListener("refused", ({ detail: { entry, answer } }) => refuse(entry, answer.said.error));
 outbox.addEventListener("change", () => {
   const count = outbox.entries().length;
   const saved = document.querySelector("#saved");
@@ -194,8 +196,14 @@ outbox.addEventListener("change", () => {
   if (outbox.state === "idle" && wanted) next();
 });
 
-/** What the server would not take is shown with the words that were in it, to be copied. */
-function refuse(assignment, why, body) {
+/** What the server would not take is kept until it is put away. */
+function refuse({ key, assignment, body }, why) {
+  refusals.set(key, { assignment, body, why, at: Date.now() });
+  showRefusal({ key, assignment, body, why });
+}
+
+/** It is shown with the words that were in it, to be copied. */
+function showRefusal({ key, assignment, body, why }) {
   const words = new URLSearchParams(body);
   const box = document.createElement("div");
   box.className = "notice bad";
@@ -216,6 +224,7 @@ function refuse(assignment, why, body) {
   close.textContent = "Put away";
   close.addEventListener("click", () => {
     drafts.delete(assignment);
+    refusals.delete(key);
     box.remove();
     (place.querySelector("h1") ?? place).focus();
   });
@@ -289,10 +298,10 @@ async function comeBack() {
     away.hidden = true;
     place.querySelector("h1").focus();
   } else if (answer.status === 409 || answer.status === 404) {
-    const body = current.body();
+    const { submitKey: key } = current;
+    refuse({ key, assignment, body: current.body() }, answer.said.error);
     current.close();
     lease.release(assignment);
-    refuse(assignment, answer.said.error, body);
     next();
   } else if (answer.status) location.reload();
   else away.querySelector("p").textContent = "There is no connection yet. What you wrote is kept. Go on when it is back.";
@@ -350,6 +359,7 @@ addEventListener("pagehide", () => current?.keep());
 
 // ---- begin
 
+refusals.all().forEach(showRefusal);
 const first = place.querySelector("form.task");
 if (first && outbox.has(Number(first.dataset.assignment))) next(); // answered already, only not sent yet
 else if (first) {
