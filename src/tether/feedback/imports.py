@@ -98,14 +98,15 @@ def import_answers(
     chosen = format_of(rows, source) if format == "auto" else format
     if chosen not in READERS:
         raise InputError(f"format {chosen!r}: is none of auto, {', '.join(READERS)}")
+    with store.reading() as db:
+        asks = db.execute(select(projects.c.kind).where(projects.c.name == project)).scalar() or kind
+    records = list(READERS[chosen](rows, source, reading or Reading(), asks == "edit"))
+    if not any(one.said for one in records):
+        raise InputError(f"{source}: holds no answers; a file of prompts and responses is added in the app")
     with store.writing() as db:
         now = store.now()
-        row = db.execute(select(projects.c.id, projects.c.kind).where(projects.c.name == project)).first()
-        editing = (kind if row is None else row.kind) == "edit"
-        records = list(READERS[chosen](rows, source, reading or Reading(), editing))
-        if not any(one.said for one in records):
-            raise InputError(f"{source}: holds no answers; a file of prompts and responses is added in the app")
-        identity = row.id if row is not None else _new_project(db, project, kind, records, now)
+        known_as = db.execute(select(projects.c.id).where(projects.c.name == project)).scalar()
+        identity = known_as or _new_project(db, project, kind, records, now)
         task = _Task(one_project(db, identity), add_guideline(db, guideline or _UNKNOWN_GUIDELINE, now), overlap, now)
         before = next_id(db, items)
         added = known = 0
@@ -189,7 +190,8 @@ def _add(db: Connection, records: Sequence[Record], task: _Task) -> tuple[int, i
     stored = {row.submit_key for row in find(db, query, judgements.c.submit_key, [new.submit_key for new in given])}
     # Whoever was forgotten since is not brought back: their name is not looked up again.
     unknown = list({new.submit_key: new for new in reversed(given) if new.submit_key not in stored}.values())[::-1]
-    users = {new.said.user: add_user(db, new.said.user, new.said.kind, task.now) for new in unknown}
+    people = dict.fromkeys((new.said.user, new.said.kind) for new in unknown)
+    users = {name: add_user(db, name, kind, task.now) for name, kind in people}
     _refuse_accounts(db, sorted(users.values()))
     pairs = select(assignments.c.item_id, assignments.c.user_id).where(assignments.c.role == "annotate")
     there = {(row.item_id, row.user_id) for row in find(db, pairs, assignments.c.item_id, [i for i, _ in of_record])}
