@@ -255,6 +255,13 @@ def test_training_reads_every_shape(shape, kind, full, tmp_path):
         check_data(DataConfig(path=str(tmp_path / f"one.{kind}")), NEEDS[shape][0])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_column_is_documented(shape, full):
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    columns = {name for row in rows(full[1], shape) for name in row}
+    assert {name for name in columns if f"`{name}`" not in page} == set()
+
+
 @pytest.mark.slow
 def test_trl_takes_the_preferences_for_explicit_prompt_preferences(full, tmp_path):
     """TRL's own word for it."""
