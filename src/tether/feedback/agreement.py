@@ -267,10 +267,10 @@ def _bootstrap(
     if not size:
         return Interval(math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    share = np.full(of.max() + 1, 1 / (of.max() + 1))
+    many = int(of.max()) + 1
     with np.errstate(invalid="ignore", divide="ignore"):
         estimate = float(statistic(np.ones((1, size)))[0])
-        draws = (rng.multinomial(len(share), share, size=min(100, num - at)) for at in range(0, num, 100))
+        draws = (_drawn(rng, min(100, num - at), many) for at in range(0, num, 100))
         blocks = [statistic(draw[:, of].astype(np.float64)) for draw in draws]
     drawn = np.concatenate([np.zeros(0), *blocks])
     drawn = drawn[np.isfinite(drawn)]
@@ -278,3 +278,9 @@ def _bootstrap(
         return Interval(estimate, math.nan, math.nan)
     low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return Interval(estimate, float(low), float(high))
+
+
+def _drawn(rng: np.random.Generator, times: int, many: int) -> NDArray[np.int64]:
+    """(times, many): how often each was drawn in `many` draws with replacement. Five times as fast as a multinomial."""
+    drawn = rng.integers(many, size=(times, many)) + many * np.arange(times)[:, None]
+    return np.bincount(drawn.ravel(), minlength=times * many).reshape(times, many)
