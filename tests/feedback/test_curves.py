@@ -91,6 +91,28 @@ def test_intervals_hold_the_truth():
     assert np.mean([one.high - one.low for one in gains]) < 0.03  # and are not so wide that they cannot but
 
 
+def test_intervals_hold_the_truth_where_all_sizes_meet_the_same_comparisons():
+    """As `tether learning-curve` measures: what is hard is hard for all, so an unlucky draw moves every point."""
+    truth, m, sizes = (0.85, 1.2, 0.45), 300, np.repeat(SIZES, 3)
+    accuracy, rng = law(1200, *truth), np.random.default_rng(0)
+    held = {True: 0, False: 0}
+    for seed in range(100):
+        hardness = rng.random(m)
+        right = (hardness < law(sizes, *truth)[:, None]).mean(1)
+        for same in held:
+            found = fit_curve(sizes, right, m, same=same, num=200, seed=seed).at(1200)
+            held[same] += found.low <= accuracy <= found.high
+    assert held[True] >= 93 > 85 > held[False]
+
+
+def test_an_error_that_all_points_share_leaves_the_gain_alone():
+    points = (SIZES, law(SIZES, 0.97, 1.2, 0.4), 50)
+    own, shared = fit_curve(*points), fit_curve(*points, same=True)
+    assert own.gain(800, 1600) == shared.gain(800, 1600)
+    assert shared.at(1e6).high == 1.0 >= own.at(1e6).high
+    assert shared.at(800).low < own.at(800).low < own.at(800).high < shared.at(800).high
+
+
 def test_chance_in_training_widens_the_intervals():
     n = np.repeat(SIZES, 4)
     noise = np.tile([0.06, -0.06, 0.06, -0.06], 5)

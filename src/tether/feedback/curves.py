@@ -36,12 +36,12 @@ class Curve:
     dispersion: float
     """How many times the points vary what held-out comparisons drawn by chance would, 1 or more."""
     refits: _Floats = field(repr=False, compare=False)
-    """(R, 3) a, b, c of the parametric bootstrap."""
+    """(R, 3) a, b, c of the parametric bootstrap; a may be above 1 where all points share an error."""
 
     def at(self, num: float) -> Interval:
         """Accuracy with `num` judgements: the curve's, not that of one more measurement. InputError unless positive."""
         _positive("num", num)
-        return self._interval(lambda a, b, c: a - b * num**-c)
+        return self._interval(lambda a, b, c: np.minimum(a - b * num**-c, 1.0))
 
     def gain(self, start: float, end: float) -> Interval:
         """Accuracy with `end` judgements less that with `start`. InputError unless both are positive."""
@@ -61,7 +61,15 @@ class Curve:
         return Interval(estimate, float(low), float(high))
 
 
-def fit_curve(sizes: ArrayLike, accuracies: ArrayLike, held_out: ArrayLike, *, num: int = 1000, seed: int = 0) -> Curve:
+def fit_curve(
+    sizes: ArrayLike,
+    accuracies: ArrayLike,
+    held_out: ArrayLike,
+    *,
+    same: bool = False,
+    num: int = 1000,
+    seed: int = 0,
+) -> Curve:
     """The curve through `accuracies` (K,) measured with `sizes` (K,) judgements on `held_out` comparisons (K,) or one.
 
     The inverse power law a − b n^(−c) (Cortes et al. 1994) by weighted least squares, weights 1 / variance of a share
@@ -70,8 +78,9 @@ def fit_curve(sizes: ArrayLike, accuracies: ArrayLike, held_out: ArrayLike, *, n
 
     Intervals are percentiles of `num` refits to points drawn around the curve (parametric bootstrap: Efron & Tibshirani
     1993): binomial, with m divided by the dispersion max(1, χ²/(K − 3)), so that chance in training counts as well.
-    Points measured on the same comparisons share an error that this takes for each one's own: it moves the whole curve
-    on other comparisons, and hardly the gain.
+    Points measured on the `same` comparisons share an error: it moves the whole curve on other comparisons, and hardly
+    the gain. Each refit is moved by one of variance p(1 − p)/m, of the mean point; the points' own errors stay as they
+    are, so intervals are rather too wide.
 
     InputError: fewer than 3 sizes, or a size, share or number of comparisons that cannot be one.
 
@@ -85,8 +94,11 @@ def fit_curve(sizes: ArrayLike, accuracies: ArrayLike, held_out: ArrayLike, *, n
     chi_squared = float(((acc - expected) ** 2 / _variance(acc, m)).sum())
     dispersion = max(1.0, chi_squared / (len(n) - 3)) if len(n) > 3 else 1.0
     effective = np.maximum(1, np.rint(m / dispersion)).astype(np.int64)
-    drawn = np.random.default_rng(seed).binomial(effective, np.clip(expected, 0, 1), size=(num, len(n))) / effective
+    rng = np.random.default_rng(seed)
+    drawn = rng.binomial(effective, np.clip(expected, 0, 1), size=(num, len(n))) / effective
     refits = _fits(n, drawn, effective.astype(np.float64))
+    if same:
+        refits[:, 0] += rng.normal(0, np.sqrt(_variance(acc.mean(), m.mean())), num)
     return Curve(a, b, c, float(n.max()), dispersion, refits)
 
 
@@ -126,10 +138,9 @@ def _checked(sizes: ArrayLike, accuracies: ArrayLike, held_out: ArrayLike) -> tu
     return n, acc, np.broadcast_to(m, n.shape)
 
 
-def _variance(acc: _Floats, m: _Floats) -> _Floats:
+def _variance(acc: Any, m: Any) -> Any:
     p = (m * acc + 1) / (m + 2)
-    found: _Floats = p * (1 - p) / m
-    return found
+    return p * (1 - p) / m
 
 
 def _fits(n: _Floats, acc: _Floats, m: _Floats) -> _Floats:

@@ -233,7 +233,7 @@ def summary(points: Sequence[Point], more: int) -> dict[str, Any]:
     Intervals of 95 %: a size's is over held-out prompts, its seeds averaged; the curve's is that of `fit_curve`.
     """
     held_out = len(points[0].right)
-    curve = fit_curve([p.labels for p in points], [statistics.fmean(p.right) for p in points], held_out)
+    curve = fit_curve([p.labels for p in points], [statistics.fmean(p.right) for p in points], held_out, same=True)
     of_size: dict[int, list[Point]] = defaultdict(list)
     for point in points:
         of_size[point.labels].append(point)
