@@ -85,7 +85,12 @@ class Facts:
 
 def facts_of(db: Connection, query: Query, salt: str) -> Facts:
     """Counts the judgements of a query; gold items, which rows leave out, are left out here too."""
-    everything, who = gather(db, query), people(db, salt)
+    return facts_about(db, gather(db, query), salt)
+
+
+def facts_about(db: Connection, everything: Sequence[Asked], salt: str) -> Facts:
+    """Counts what was said of these items."""
+    who = people(db, salt)
     judged = [j for asked in everything for j in asked.judged]
     said = [j for j in judged if j.skip is None]
     table, clusters = _comparisons(everything)

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from tether.feedback.card import Facts, facts_of
+from tether.feedback.card import Facts, facts_about
 from tether.feedback.facts import find
 from tether.feedback.quality import AnnotatorQuality, Choice, Vote, annotator_quality
 from tether.feedback.queries import gold as gold_of
-from tether.feedback.queries import in_force, last_judgement
+from tether.feedback.queries import last_judgement
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import responses
-from tether.feedback.shapes import order_known
+from tether.feedback.shapes import gather, order_known
 from tether.feedback.store import Store
 
 _SHARE = 0.05  # of the time may go into the numbers of one project
@@ -84,13 +84,13 @@ class Board:
 
 def figures(db: Connection, project: int, now: float) -> Figures:
     """Everything counted anew."""
-    query = Query(projects=(project,))
-    judged = in_force(db, query)
+    everything = gather(db, Query(projects=(project,)), gold=True)
+    judged = sorted((j for asked in everything for j in asked.judged), key=lambda j: j.id)
     days = Counter(datetime.fromtimestamp(j.created, UTC).strftime("%Y-%m-%d") for j in judged)
     flagged = [Flagged(j.item, j.user, j.flag, j.created) for j in reversed(judged) if j.flag]
     rows = annotator_quality(votes(db, judged, gold_of(db, project)))
     return Figures(
-        facts=facts_of(db, query, ""),
+        facts=facts_about(db, [asked for asked in everything if asked.item.gold is None], ""),
         quality={int(row.annotator): row for row in rows},
         days=tuple(sorted(days.items())),
         flagged=tuple(flagged),
