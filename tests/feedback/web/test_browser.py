@@ -326,6 +326,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     check("nothing to do")
     page.goto(f"/projects/{made[-1]}/history")
     check("history")
+    assert page.locator(".history button").bounding_box()["height"] < 50  # in one line
     page.goto(f"/projects/{first}/task")
     page.wait_for_selector("[data-do=undo]:not([hidden])")
     for key, dialog in (("?", "#help"), ("l", "#guideline")):
@@ -333,3 +334,34 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
         page.wait_for_selector(f"{dialog}[open]")
         check(dialog)
         keys(page, "Escape")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_what_has_the_focus_is_not_behind_the_bar_of_answers(
+    store: Store, ann: int, project: Make, visit: Make, width: int
+) -> None:
+    made = project("ranking", 1, 9, correction=True)
+    page = visit(ann, f"/projects/{made}/task", viewport={"width": width, "height": 700})
+    at_task(page, 1)
+    behind = """() => {
+        const field = document.activeElement.getBoundingClientRect();
+        const bar = document.querySelector(".answer");
+        return !bar.contains(document.activeElement) && field.bottom > bar.getBoundingClientRect().top;
+    }"""
+    for _ in range(32):
+        keys(page, "Tab")
+        assert not page.evaluate(behind), page.evaluate("document.activeElement.outerHTML")
+
+
+def test_code_is_read_from_left_to_right_in_any_text(store: Store, ann: int, visit: Make) -> None:
+    made = store.add_project("Right to left", "pair")
+    (prompt,) = store.add_prompts([NewPrompt("?")])
+    texts = ["\u0645\u0631\u062d\u0628\u0627 `f(x);` $x=1$\n\n```\nf(x);\n```", "other"]
+    store.add_items([NewItem(store.add_responses(NewResponse(prompt, text) for text in texts), project=made)])
+    store.add_member(made, ann)
+    page = visit(ann, f"/projects/{made}/task")
+    said = page.locator(".response .said", has=page.locator("pre"))
+    direction = "node => getComputedStyle(node).direction"
+    assert said.evaluate(direction) == "rtl"
+    for inside in ("p code", "pre", "math"):
+        assert said.locator(inside).evaluate(direction) == "ltr", inside
