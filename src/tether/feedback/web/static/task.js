@@ -146,7 +146,7 @@ function submit(skip = "") {
   if (!current) return; // the next one is on its way
   const wrong = skip ? "" : current.missing();
   if (wrong) return current.complain(wrong);
-  if (!current.touched && performance.now() - current.shown < TWICE) return;
+  if (!skip && !current.touched && performance.now() - current.shown < TWICE) return;
   performance.clearMarks("answered");
   performance.mark("answered");
   const { assignment, node } = current;
