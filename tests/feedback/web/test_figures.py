@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tether.feedback.projects import Settings
 from tether.feedback.queries import in_force
 from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query
-from tether.feedback.web import figures
+from tether.feedback.web import dashboard, figures
 from tether.feedback.web.figures import Board, drawn_pair, votes
 
 
@@ -78,3 +80,38 @@ def test_costly_numbers_are_kept_a_while_longer(store, project, monkeypatch):
     before = board.of(project)
     answer(store, project, "x", (0, 1, 2))
     assert board.of(project) is before
+
+
+def said(page):
+    """A page's words."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.text))
+
+
+def test_the_overview_says_why_items_were_skipped_and_no_p_of_nothing(admin, store, project):
+    store.change_project(project, settings=Settings(shown=3, gold_share=0))
+    answer(store, project, "x", skip="too <b>hard</b>")
+    for name in ("y", "z"):
+        answer(store, project, name, (0, 1, 2))
+        answer(store, project, name, (0, 0, 0))
+    answer(store, project, "y", skip="too long")
+    answer(store, project, "z", skip="too long")
+    text = said(admin.get(f"/admin/projects/{project}"))
+    assert "Why items were skipped, most often: “too long” 2, “too &lt;b&gt;hard&lt;/b&gt;” 1." in text
+    overview, _, annotators = text.partition("Annotators")
+    assert "First shown wins" not in overview  # the tile is about pairs
+    assert "x 0 1 – – – – –" in annotators
+
+
+def test_all_flags_can_be_reached(admin, store, project, monkeypatch):
+    monkeypatch.setattr(dashboard, "_FLAGS", 2)
+    for number in range(3):
+        answer(store, project, "x", (0, 1, 2), flag=f"Other: {number}")
+    flags = f"/admin/projects/{project}/flags"
+    newest, older = admin.get(flags).text, admin.get(f"{flags}?after=2").text
+    assert re.findall(r"Other: \d", newest + older) == ["Other: 2", "Other: 1", "Other: 0"]
+    assert ("3 in all" in newest, f"{flags}?after=2" in newest, "?after=" in older) == (True, True, False)
+
+
+def test_a_project_without_comparisons_promises_no_agreement(admin, store):
+    made = store.add_project("essays", "edit")
+    assert "It appears once" not in said(admin.get(f"/admin/projects/{made}"))

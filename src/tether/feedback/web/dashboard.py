@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Request
+from fastapi import Query as Param
 from fastapi.responses import Response
 
 from tether.errors import InputError
@@ -39,20 +40,24 @@ def dashboard(request: Request, user: Admin, store: Stored, project: Id) -> Resp
 
 
 @router.get("/flags")
-def flags(request: Request, user: Admin, store: Stored, project: Id) -> Response:
-    """The items that annotators flagged, the newest first."""
-    found, flagged = store.project(project), _board(request).of(project).flagged[:_FLAGS]
+def flags(
+    request: Request, user: Admin, store: Stored, project: Id, after: Annotated[int, Param(ge=0, le=2**31 - 1)] = 0
+) -> Response:
+    """The items that annotators flagged, the newest first; `after` so many."""
+    found, every = store.project(project), _board(request).of(project).flagged
+    flagged = every[after : after + _FLAGS]
     items = {item["id"]: item for item in shown_items(store, [f.item for f in flagged], found.settings.rendering)}
     names = {person.id: person.name for person in store.users()}
     rows = [(flag, items[flag.item]) for flag in flagged]
-    return page(request, "admin-flags.html", project=found, rows=rows, names=names)
+    more = after + _FLAGS if len(every) > after + _FLAGS else None
+    return page(request, "admin-flags.html", project=found, rows=rows, names=names, total=len(every), more=more)
 
 
 @router.get("/disputes")
 def disputes(request: Request, user: Admin, store: Stored, project: Id) -> Response:
     """Items that annotators do not agree on: the unsettled first, the most divided first."""
-    found = store.project(project)
-    return page(request, "admin-disputes.html", project=found, disputes=store.disputed(project, _DISPUTES))
+    found, divided = store.project(project), store.disputed(project, _DISPUTES)
+    return page(request, "admin-disputes.html", project=found, disputes=divided, most=_DISPUTES)
 
 
 @router.get("/disputes/{item}")

@@ -26,6 +26,7 @@ from tether.feedback.schema import responses
 from tether.feedback.shapes import gather, order_known
 from tether.feedback.store import Store
 
+_REASONS = 5
 _SHARE = 0.05  # of the time may go into the numbers of one project
 
 
@@ -49,6 +50,8 @@ class Figures:
     """Answers and skips by day (UTC), days without any left out."""
     flagged: tuple[Flagged, ...]
     """The newest first."""
+    skips: tuple[tuple[str, int], ...]
+    """The commonest reasons why items that are not gold were skipped, and how often each was given."""
     until: int
     """The last judgement they know of."""
     made: float
@@ -85,15 +88,18 @@ class Board:
 def figures(db: Connection, project: int, now: float) -> Figures:
     """Everything counted anew."""
     everything = gather(db, Query(projects=(project,)), gold=True)
+    ordinary = [asked for asked in everything if asked.item.gold is None]
     judged = sorted((j for asked in everything for j in asked.judged), key=lambda j: j.id)
+    skips = Counter(j.skip for asked in ordinary for j in asked.judged if j.skip is not None)
     days = Counter(datetime.fromtimestamp(j.created, UTC).strftime("%Y-%m-%d") for j in judged)
     flagged = [Flagged(j.item, j.user, j.flag, j.created) for j in reversed(judged) if j.flag]
     rows = annotator_quality(votes(db, judged, gold_of(db, project)))
     return Figures(
-        facts=facts_about(db, [asked for asked in everything if asked.item.gold is None], ""),
+        facts=facts_about(db, ordinary, ""),
         quality={int(row.annotator): row for row in rows},
         days=tuple(sorted(days.items())),
         flagged=tuple(flagged),
+        skips=tuple(skips.most_common(_REASONS)),
         until=last_judgement(db),
         made=now,
     )
