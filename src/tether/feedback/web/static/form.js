@@ -146,8 +146,7 @@ export class TaskForm {
     if (this.kind !== "ranking") return false;
     const { equal } = this;
     this.equal = false;
-    append(this.node, letter, equal);
-    this.announce(this.said());
+    append(this.node, letter, equal); // the order is a live region of its own
     return true;
   }
 
@@ -223,7 +222,6 @@ export class TaskForm {
     const button = event.target.closest("[data-move]");
     if (!button) return;
     move(this.node, button.closest(".response").dataset.letter, button.dataset.move === "up" ? -1 : 1);
-    this.announce(this.said());
   }
 
   // ---- what it shows
