@@ -82,6 +82,8 @@ BROKEN = [
     ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
     ("a.jsonl", b'{"text": "a"}\n\n["a"]\n', "line 3: is a list, not an object"),
     ("a.json", b'[{"text": "a"},\n oops]', "line 2: not valid JSON"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 100_000, "line 2: lists and objects are nested too deep"),
+    ("a.json", b"[" * 100_000, "nested too deep"),
     ("a.json", b'{"text": "a"}\n{"text": "b"}', r"one object a line use \.jsonl"),
     ("a.json", b'{"text": "a"}', "must be a list of objects"),
     ("a.json", b'[{"text": "a"}, 3]', "must be a list of objects"),

@@ -78,6 +78,9 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}, line {line}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
+_DEEP = "lists and objects are nested too deep to be read"
+
+
 def _jsonl(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
@@ -86,6 +89,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
             except json.JSONDecodeError as error:
                 place = f"{path}, line {number}"
                 raise InputError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from None
+            except RecursionError:
+                raise InputError(f"{path}, line {number}: {_DEEP}") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path}, line {number}: is a {type(row).__name__}, not an object with named columns")
             yield row
@@ -97,6 +102,8 @@ def _json(path: Path) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}"
         raise InputError(f"{place}: not valid JSON ({error.msg}); for one object a line use .jsonl") from None
+    except RecursionError:
+        raise InputError(f"{path}: {_DEEP}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: must be a list of objects with named columns")
     yield from rows
