@@ -83,8 +83,11 @@ def test_pasted_lines_are_prompts_or_objects():
         ([{"prompt": "p"}, {"prompt": 3}], "rows.jsonl, row 2, column 'prompt': is int"),
         ([{"colour": "red"}], "rows.jsonl: found columns colour"),
         ([{"text": "only text"}], "rows.jsonl: holds text data"),
-        ([{"prompt": "p", "responses": ["a"]}, {"prompt": "p", "responses": None}], "row 1: has 1 responses"),
-        ([{"prompt": "p", "responses": ["a", "b"]}, {"prompt": "p", "responses": None}], "row 2, column 'responses'"),
+        (
+            [{"prompt": "p", "responses": ["a"]}, {"prompt": "p", "responses": None}],
+            "row 1, column 'responses': must be a list of two or more",
+        ),
+        ([{"prompt": "p", "responses": ["a", "b"]}, {"prompt": "p"}], "row 2, column 'responses': must be"),
         ([{"prompt": "p", "responses": ["a", "b"], "checkpoints": ["x"]}], "row 1: checkpoints must name"),
         ([{"prompt": "p", "responses": ["a", "b"], "gold": True}], "row 1, column 'gold'"),
         ([{"prompt": {"text": "p"}, "responses": [{}]}], "row 1: is no group of a sample stage"),
@@ -160,7 +163,16 @@ def test_gold_rows_are_gold(store):
 def test_nothing_is_stored_by_halves(store):
     project = store.add_project("rated", "rating", Settings(attributes=(Attribute(name="good"),)))
     rows = [{"prompt": str(i), "chosen": "a", "rejected": "b", "gold": i == 9} for i in range(10)]
-    with pytest.raises(InputError, match="only a pair or a ranking can be gold"), store.writing() as db:
+    with (
+        pytest.raises(InputError, match=r"^prompt 10: only a pair or a ranking can be gold, not kind rating"),
+        store.writing() as db,
+    ):
         add_questions(db, one_project(db, project), upload(*rows))
     with store.reading() as db:
         assert db.execute(prompts.select()).all() == []
+
+
+def test_a_gold_row_of_too_many_responses_for_the_kind_is_named(store):
+    row = {"prompt": "p", "responses": ["a", "b", "c"], "ranking": [0, 1, 2], "gold": True}
+    with pytest.raises(InputError, match=r"^prompt 1: is gold with 3 different responses; kind pair takes 2$"):
+        asked(store, "pair", [row])

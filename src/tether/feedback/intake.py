@@ -114,8 +114,9 @@ def questions(rows: Sequence[Row], source: str, stage: str | None = None) -> lis
         return _checked([_group(row, f"{source}, row {number}", stage) for number, row in enumerate(rows, 1)], source)
     found = detect(list(rows[0]), source)
     if found == "prompts" and (name := _list_of_responses(rows[0])):
+        _check_lists(rows, name, source)
         # A ranking nobody has made yet.
-        rows, found = [{**row, "ranking": [0] * len(_sized(row.get(name)))} for row in rows], "ranking"
+        rows, found = [{**row, "ranking": [0] * len(row[name])} for row in rows], "ranking"
         unranked = True
     else:
         unranked = False
@@ -142,6 +143,7 @@ def add_questions(db: Connection, project: Project, asked: Sequence[Question]) -
     nothing. InputError: a gold ranking the project's kind cannot have, or one the item had otherwise before.
     """
     kept = [_distinct(question) for question in asked]
+    _check_gold(project.kind, kept)
     identical = sum(len(q.responses) for q in asked) - sum(len(q.responses) for q in kept)
     prompts = add_prompts(db, [question.prompt for question in kept])
     ids = add_responses(
@@ -185,6 +187,17 @@ def _items(project: Project, its: Sequence[int], gold: Sequence[int] | None) -> 
     chunks = (its[at : at + size] for at in range(0, len(its), size))
     least = SMALLEST[project.kind]
     return [NewItem(c, settings.overlap, project.kind, project.id) for c in chunks if len(c) >= least]
+
+
+def _check_gold(kind: ItemKind, asked: Sequence[Question]) -> None:
+    takes = {"pair": range(2, 3), "ranking": range(2, 10)}.get(kind)
+    for number, question in enumerate(asked, 1):
+        many = len(question.responses)
+        if question.gold is not None and takes is None:
+            raise InputError(f"prompt {number}: only a pair or a ranking can be gold, not kind {kind}")
+        if question.gold is not None and takes is not None and many not in takes:
+            wanted = "2" if kind == "pair" else "2 to 9"
+            raise InputError(f"prompt {number}: is gold with {many} different responses; kind {kind} takes {wanted}")
 
 
 def _distinct(question: Question) -> Question:
@@ -302,5 +315,9 @@ def _list_of_responses(row: Row) -> str | None:
     return next((name for name in ALIASES["responses"] if isinstance(row.get(name), list)), None)
 
 
-def _sized(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else ()
+def _check_lists(rows: Sequence[Row], name: str, source: str) -> None:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get(name), list) or len(row[name]) < 2:
+            raise InputError(
+                f"{source}, row {number}, column '{name}': must be a list of two or more; one alone is a `response`"
+            )
