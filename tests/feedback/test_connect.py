@@ -203,6 +203,14 @@ def test_a_file_checks_foreign_keys_and_keeps_a_write_ahead_log(tmp_path):
         assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL: a commit survives a loss of power
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everything")
+def test_a_file_that_may_only_be_read_is_refused(tmp_path):
+    Store.open(tmp_path / "s.db").close()
+    (tmp_path / "s.db").chmod(0o444)
+    with pytest.raises(InputError, match="may not be written"):
+        Store.open(tmp_path / "s.db")
+
+
 def test_a_database_that_cannot_keep_all_letters_is_refused(postgresql_server):
     """What `initdb` makes without a locale keeps bytes, which come back as such."""
     for encoding in ("SQL_ASCII", "LATIN1"):

@@ -170,6 +170,9 @@ def _sqlite(url: URL) -> Engine:
     path = Path(str(url.database))
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    for place in (path, path.parent):  # SQLite would open it, and every answer fail; it keeps files beside it
+        if place.exists() and not os.access(place, os.W_OK):
+            raise InputError(f"{path}: {place} may not be written; all who use a store write to it, also who exports")
     engine = create_engine(url, hide_parameters=True)  # what people wrote is not for logs
     event.listen(engine, "connect", _prepare)
     return engine
