@@ -94,6 +94,20 @@ def test_a_session_lasts_until_it_is_ended(accounts, store, clock):
         accounts.sign_in("ann", PASSWORD + "2")
 
 
+def test_an_old_password_is_of_no_use_to_who_began_before_it_was_changed(accounts, monkeypatch):
+    user, fits = make(accounts), accounts._fits
+
+    def slowly(hashed: str, password: str) -> bool:
+        monkeypatch.setattr(accounts, "_fits", fits)
+        accounts.change_password(user, PASSWORD, PASSWORD + "2")
+        return fits(hashed, password)
+
+    monkeypatch.setattr(accounts, "_fits", slowly)
+    with pytest.raises(InputError, match="password is wrong"):
+        accounts.sign_in("ann", PASSWORD)
+    assert accounts.sign_in("ann", PASSWORD + "2")
+
+
 def test_nothing_in_the_file_lets_one_in(tmp_path):
     file = tmp_path / "s.db"
     with Store.open(file) as store:

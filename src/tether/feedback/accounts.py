@@ -129,16 +129,17 @@ class Accounts:
     def sign_in(self, name: str, password: str, address: str = "") -> str:
         """A new session's token. InputError: name or password wrong (it does not say which); TooMany: wait."""
         name = name.replace("\0", "").strip()[:200]  # it is recorded, and PostgreSQL reads no NUL
+        query = select(users.c.id, users.c.password, users.c.active).where(users.c.name == name)
         with self._store.reading() as db:
-            now = self._store.now()
-            _slow_down(db, name, address, now)
-            row = db.execute(select(users.c.id, users.c.password, users.c.active).where(users.c.name == name)).first()
+            _slow_down(db, name, address, self._store.now())
+            row = db.execute(query).first()
         known = row is not None and row.password is not None and row.active
         fits = self._fits(str(row.password) if known and row is not None else self._nobody, password)
         with self._store.writing() as db:
             now = self._store.now()
             _slow_down(db, name, address, now)  # again: many guesses at once are no way round it
-            if row is None or not known or not fits:
+            changed = db.execute(query).first() != row  # the password, while it was hashed
+            if row is None or not known or not fits or changed:
                 record(db, None, "sign_in_failed", now, name=name.lower(), address=address)
                 token = None
             else:
