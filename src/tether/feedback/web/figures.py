@@ -9,9 +9,10 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import NamedTuple
 
 from sqlalchemy import Connection, select
@@ -111,24 +112,24 @@ def votes(db: Connection, judged: Sequence[Judgement], gold: Mapping[int, Mappin
     texts = find(db, select(responses.c.id, responses.c.text), responses.c.id, {r for j in said for r in j.shown})
     words = {row.id: len(row.text.split()) for row in texts}
     for j in said:
-        two = drawn_pair(j.item, sorted(j.shown))
-        first, second = sorted(two, key=j.shown.index)
+        expected = gold.get(j.item, {})
+        first, second = sorted(drawn_pair(j.item, j.shown, expected), key=j.shown.index)
         choice = _choice(j, first, second)
         if choice is not None:
-            known = _better(gold.get(j.item, {}), first, second)
+            known = _better(expected, first, second)
             lengths = (words[first], words[second])
             yield Vote(str(j.user), j.item, first, second, choice, j.seconds, *lengths, known, order_known(j))
 
 
-def drawn_pair(item: int, of: Sequence[int]) -> tuple[int, int]:
-    """Two of an item's responses, the same for everybody.
+def drawn_pair(item: int, of: Iterable[int], gold: Mapping[int, int] | None = None) -> tuple[int, int]:
+    """Two of an item's responses, the same for everybody; of a gold item two that its ranking tells apart.
 
     >>> drawn_pair(1, [7, 8])
     (7, 8)
     """
-    drawn = sorted(of, key=lambda response: hashlib.sha256(f"{item} {response}".encode()).digest())[:2]
-    first, second = sorted(drawn)
-    return first, second
+    order = sorted(of, key=lambda response: hashlib.sha256(f"{item} {response}".encode()).digest())
+    pairs = [(min(two), max(two)) for two in combinations(order, 2)]
+    return next((two for two in pairs if _better(gold or {}, *two) is not None), pairs[0])
 
 
 def _choice(j: Judgement, first: int, second: int) -> Choice | None:
