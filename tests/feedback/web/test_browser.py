@@ -365,3 +365,18 @@ def test_code_is_read_from_left_to_right_in_any_text(store: Store, ann: int, vis
     assert said.evaluate(direction) == "rtl"
     for inside in ("p code", "pre", "math"):
         assert said.locator(inside).evaluate(direction) == "ltr", inside
+
+
+def test_what_is_missing_is_said_where_one_is_reading(store: Store, ann: int, visit: Make) -> None:
+    made = store.add_project("Long", "pair")
+    (prompt,) = store.add_prompts([NewPrompt("?")])
+    texts = store.add_responses(NewResponse(prompt, f"{n}" + "line\n\n" * 200) for n in range(2))
+    store.add_items([NewItem(texts, project=made)])
+    store.add_member(made, ann)
+    page = visit(ann, f"/projects/{made}/task")
+    at_task(page, 1)
+    page.evaluate("scrollTo(0, 3000)")
+    keys(page, "Enter")
+    page.wait_for_selector(".wrong >> text=Choose an answer first.")
+    assert abs(page.evaluate("scrollY") - 3000) < 100
+    assert 0 <= page.locator(".wrong").bounding_box()["y"] < 100
