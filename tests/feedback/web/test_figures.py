@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -56,16 +57,13 @@ def test_a_ranking_is_one_vote_on_a_pair_that_is_the_same_for_everybody(store, p
 @pytest.mark.parametrize("best", [0, 1, 2])
 def test_a_gold_ranking_is_asked_about_two_it_tells_apart(store, project, best):
     """The best of three is known and no more: whichever it is, everybody's answer is right or wrong."""
-    (prompt,) = store.add_prompts([NewPrompt("gold")])
-    three = store.add_responses(NewResponse(prompt, text) for text in ("x", "y", "z"))
-    (item,) = store.add_items([NewItem(three, project=project, gold={r: int(r != three[best]) for r in three})])
-    guideline, expected = store.project(project).guideline.id, store.gold(project)
-    for name, ranks in (("right", expected[item]), ("wrong", {r: 1 - rank for r, rank in expected[item].items()})):
-        (turn,) = store.claim_many(store.add_user(name, "simulated"), 1, project=project, among=[item])
-        store.submit(turn.id, ranks, name, guideline=guideline)
+    right = answer(store, project, "right", (0, 1, 2))
+    gold = {r: int(at != best) for at, r in enumerate(sorted(right.shown))}
+    said = [replace(right, ranking=gold), replace(right, ranking={r: 1 - rank for r, rank in gold.items()})]
     with store.reading() as db:
-        right, wrong = votes(db, in_force(db, Query(projects=(project,))), expected)
-    assert right.gold == wrong.gold == right.said == three[best] != wrong.said
+        cast = list(votes(db, said, {right.item: gold}))
+    assert [vote.gold for vote in cast] == [sorted(right.shown)[best]] * 2
+    assert [vote.said == vote.gold for vote in cast] == [True, False]
 
 
 def test_a_response_left_out_makes_no_vote(store, project):
