@@ -74,7 +74,7 @@ def test_a_project_is_made_from_a_file(admin, store):
     assert store.progress(made.id).items == 6
     assert "sums" in admin.get("/admin").text
     again = post_files(admin, f"/admin/projects/{made.id}/prompts", jsonl([*ROWS, {**ROWS[0], "prompt": "new"}]))
-    assert again.status_code == 200
+    assert "7 items from 7 prompts, of which 1 are new." in again.text
     assert store.progress(made.id).items == 7
 
 
@@ -157,6 +157,11 @@ def test_a_project_that_cannot_be_made_leaves_nothing(admin, store, fields, cont
         assert db.execute(responses.select()).all() == []
 
 
+def test_an_admin_without_projects_is_led_to_making_one(admin, person):
+    assert '<a href="/admin/projects/new">' in admin.get("/").text
+    assert "/admin" not in person("somebody").get("/").text
+
+
 def test_a_name_is_taken_whatever_its_letters(admin, store, project):
     answer = post_files(admin, "/admin/projects", jsonl(ROWS), **PLAIN, name="Animals", kind="pair")
     assert "is taken" in alert(answer)
@@ -169,7 +174,9 @@ def test_states_guidelines_and_members(admin, store, project, annotator):
     assert store.project(project).state == "paused"
     assert admin.send_form(f"{base}/state", state="gone").status_code == 422
     admin.send_form(f"{base}/guideline", text="Prefer the truer answer.")
+    admin.send_form(f"{base}/guideline", text="Prefer the truer answer.")  # nothing new
     assert [g.version for g in store.guidelines(project)] == [1, 2]
+    assert [event.action for event in store.audit(5)].count("guideline_changed") == 1
     page = admin.get(f"{base}/guideline").text
     assert re.search(r"<del>.*Prefer the kinder answer\.</del>", page)
     assert re.search(r"<ins>.*Prefer the truer answer\.</ins>", page)
