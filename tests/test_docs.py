@@ -68,6 +68,18 @@ def test_every_metric_is_documented() -> None:
         assert f"| `{name}` |" in PAGES["metrics.md"]
 
 
+def test_every_call_of_the_api_is_documented() -> None:
+    """Each with its docstring, and each field that it takes with one of its own."""
+    from tether.feedback.web import api
+
+    page = PAGES["api.md"]
+    for route in api.router.routes:
+        assert f"## `{' '.join(route.methods)} {route.path}`\n\n{route.description}\n" in page
+    fields = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE)
+    assert len(fields) > 15
+    assert [name for name, meaning in fields if not meaning] == []
+
+
 def metric_names() -> Iterator[tuple[str, str]]:
     """(file, metric) of every `room/name` key that algorithms and the loop log."""
     for room in ("algorithms", "train"):

@@ -1,10 +1,11 @@
-"""The reference pages, written from the code: every command, every recipe field, every metric.
+"""The reference pages, written from the code: every command, recipe field, metric, verifier and call of the API.
 
 `make docs` (or `python -m tether.reference`) writes them to docs/reference/; a test fails when they are out of date.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ def pages() -> dict[str, str]:
     from tether.pipeline import sections
 
     return {
+        "api.md": api_reference(),
         "commands.md": command_reference(),
         "metrics.md": metric_reference(),
         "recipes.md": recipe_reference(sections()),
@@ -67,6 +69,46 @@ def verifier_reference() -> str:
     )
     named: dict[str, type[Section]] = {**VERIFIERS, "judge": JudgeRewardConfig}
     return "\n\n".join([intro, *(section_reference(f"`{name}`", section) for name, section in named.items())]) + "\n"
+
+
+def api_reference() -> str:
+    """Every call of the annotation server's JSON API, with the fields it takes."""
+    from fastapi.openapi.utils import get_openapi
+
+    from tether.feedback.web import api
+
+    described = get_openapi(title="Tether", version="", routes=api.router.routes)
+    intro = (
+        "# API reference\n\nWhat programs ask of `tether annotate`, in JSON; "
+        "[how to](../annotation.md#programs-that-annotate). All but `sign-in` want the header `Authorization: Bearer "
+        'TOKEN`. What is refused comes back as `{"error": SENTENCE}`: 401 nobody is signed in, 404 there is no such '
+        "thing for you, 409 it clashes with what is stored (a lease that ended, a guideline not read), 413 too long, "
+        "422 not what the call takes, 429 too many failed sign-ins, 503 the store is away for the moment."
+    )
+    calls = [(path, method, call) for path, methods in described["paths"].items() for method, call in methods.items()]
+    parts = [
+        _call(f"{method.upper()} {path}", call, described["components"]["schemas"]) for path, method, call in calls
+    ]
+    return "\n\n".join([intro, *parts]) + "\n"
+
+
+def _call(title: str, call: Any, schemas: Any) -> str:
+    """A call, what it says in return, and the fields of its body and of its address's query."""
+    fields = [(p["name"], p["required"], p["schema"]) for p in call.get("parameters", ()) if p["in"] == "query"]
+    if "requestBody" in call:
+        body = schemas[call["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+        fields += [(n, n in body.get("required", ()), schema) for n, schema in body["properties"].items()]
+    rows = [
+        f"| `{name}` | {'required' if required else _given(schema)} | {_cell(schema.get('description', ''))} |"
+        for name, required, schema in fields
+    ]
+    head = ["", "| field | default | meaning |", "|---|---|---|"]
+    return "\n".join([f"## `{title}`", "", call["description"], *(head if rows else []), *rows])
+
+
+def _given(schema: Any) -> str:
+    value = schema.get("default")
+    return "" if value is None else f"`{json.dumps(value)}`"
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:

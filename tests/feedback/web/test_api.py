@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,31 @@ def test_a_program_signs_in_reads_the_guideline_and_labels_a_pair(store: Store, 
     assert {texts[r]: rank for r, rank in (stored.ranking or {}).items()} == {"left": 0, "right": 1}
     assert (stored.strength, stored.rationale, stored.seconds, stored.guideline) == (2.0, "kinder", 3.5, guideline)
     assert claimed(browser, project) == []
+
+
+def fields_in(sent: Any) -> set[str]:
+    """Every key of a JSON value, at any depth."""
+    inner = sent.values() if isinstance(sent, dict) else sent if isinstance(sent, list) else ()
+    return set(sent if isinstance(sent, dict) else ()).union(*map(fields_in, inner))
+
+
+def test_every_field_that_is_sent_is_documented(store: Store, program: Make) -> None:
+    project = store.add_project("p", "pair", Settings(attributes=(Attribute(name="good"),)))
+    store.add_guideline("Be kind.", project)
+    said = [{"role": "user", "content": "hi"}]
+    (prompt,) = store.add_prompts([NewPrompt("hi", said)])
+    store.add_items([NewItem(store.add_responses([NewResponse(prompt, text) for text in "ab"]), project=project)])
+    browser = program("ann", project)
+    sent = [browser.get(path).json() for path in ("/api/me", "/api/projects", f"/api/projects/{project}/guideline")]
+    sent += [browser.post(f"/api/projects/{project}/acknowledge", json={"version": 1}).json()]
+    (task,) = claimed(browser, project)
+    sent += [{"tasks": [task]}, browser.post("/api/assignments/1/heartbeat", json={}).json()]
+    sent += [say(browser, task, ranking=[0, 1]).json(), browser.get(f"/api/projects/{project}/history").json()]
+    sent += [browser.post("/api/assignments/1/undo", json={"submit_key": "u"}).json()]
+    found = fields_in(sent)
+    assert {"assignment", "low", "content", "revision", "lease_seconds", "created"} <= found
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    assert {name for name in found if f"`{name}`" not in page} == set()
 
 
 def test_without_a_session_or_with_a_wrong_password_nothing_is_told(store: Store, visitor: Any, person: Make) -> None:

@@ -27,7 +27,7 @@ LETTERS = "ABCDEFGHI"
 class Said(BaseModel):
     """An answer by the positions shown: `ranking`, `ratings` or `correction` as the task's kind asks, or `skip`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     submit_key: str = Field(min_length=1, max_length=80)
     """Chosen by the sender, once per answer; the same key again returns what was stored the first time."""
@@ -40,14 +40,19 @@ class Said(BaseModel):
     )
     """Each response's value of every attribute."""
     correction: str | None = Field(default=None, max_length=100_000)
+    """A better answer, where the task takes one."""
     skip: str | None = Field(default=None, max_length=2000)
     """One of the project's reasons to skip."""
     strength: float | None = Field(default=None, ge=0, le=3, allow_inf_nan=False)
+    """Of a pair: how clear the difference is, from 0 (hardly) to 3 (much)."""
     all_bad: bool = False
+    """No response is acceptable."""
     rationale: str | None = Field(default=None, max_length=20_000)
+    """Why."""
     flag: str | None = Field(default=None, max_length=2000)
     """One of the project's reasons to flag, or such a reason, ": " and a note."""
     seconds: float | None = Field(default=None, ge=0, le=1e7, allow_inf_nan=False)
+    """Spent on the task."""
 
 
 def options(settings: Settings) -> dict[str, Any]:

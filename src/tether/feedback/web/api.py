@@ -27,37 +27,42 @@ router = APIRouter(prefix="/api")
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Credentials(_Body):
     """Name and password."""
 
     name: str = Field(max_length=200)
+    """As it was chosen with the invitation."""
     password: str = Field(max_length=1000)
+    """A person's; programs have a token instead."""
 
 
 class Wanted(_Body):
     """How many tasks to hold."""
 
     limit: int = Field(default=1, strict=True, ge=1, le=MOST_HELD)
+    """The most to hold, with those held already."""
 
 
 class Version(_Body):
     """A version of a project's guideline."""
 
     version: int = Field(strict=True, ge=1, le=LARGEST)
+    """The one that was read."""
 
 
 class Key(_Body):
     """The sender's own key of a change."""
 
     submit_key: str = Field(min_length=1, max_length=80)
+    """The same key again returns what was stored the first time."""
 
 
 @router.post("/sign-in")
 def sign_in(request: Request, accounts: Accounted, given: Credentials) -> dict[str, str]:
-    """A token to send as `Authorization: Bearer …`."""
+    """A `token` to send as `Authorization: Bearer …`."""
     address = request.client.host if request.client else ""
     try:
         return {"token": accounts.sign_in(given.name, given.password, address)}
@@ -69,13 +74,13 @@ def sign_in(request: Request, accounts: Accounted, given: Credentials) -> dict[s
 
 @router.get("/me")
 def me(user: SignedIn) -> dict[str, Any]:
-    """Who is signed in."""
+    """Who is signed in: `name`, `admin`."""
     return {"name": user.name, "admin": user.admin}
 
 
 @router.get("/projects")
 def my_projects(store: Stored, user: SignedIn) -> list[dict[str, Any]]:
-    """What there is to work on."""
+    """What there is to work on, a list of `id`, `name`, `kind`, `guideline_version`, `acknowledged`."""
     return [
         {
             "id": project.id,
@@ -91,7 +96,7 @@ def my_projects(store: Stored, user: SignedIn) -> list[dict[str, Any]]:
 
 @router.get("/projects/{project}/guideline")
 def guideline(store: Stored, user: SignedIn, project: Id) -> dict[str, Any]:
-    """The guideline in force; version 0 and no text where there is none."""
+    """The guideline in force: `version` (0 where there is none), `text`, `html`, and whether it is `acknowledged`."""
     with store.reading() as db:
         found = turns.project_for(db, user.id, project).guideline
     text = found.text if found else ""
@@ -105,33 +110,39 @@ def guideline(store: Stored, user: SignedIn, project: Id) -> dict[str, Any]:
 
 @router.post("/projects/{project}/acknowledge")
 def acknowledge(store: Stored, user: SignedIn, project: Id, given: Version) -> dict[str, Any]:
-    """Notes that this version was read; it must be the one in force."""
+    """Notes that a version was read, the one in force: `version`, `acknowledged`."""
     read_guideline(store, user.id, project, given.version)
     return {"version": given.version, "acknowledged": True}
 
 
 @router.post("/projects/{project}/claim")
 def claim(store: Stored, user: SignedIn, project: Id, given: Wanted) -> JSONResponse:
-    """Up to `limit` tasks, those held first; none when there is nothing to do."""
+    """Up to `limit` `tasks`, those held first; none when there is nothing to do.
+
+    A task is its number (`assignment`), `project`, `kind`, `prompt` (of a conversation all `messages`, each `role` and
+    `content`), `responses`, `lease_seconds` it is held for, `guideline_version`, and in `options` how to answer it:
+    `ties`, `all_bad`, `strength`, `attributes` (`name`, `low`, `high`), `rationale`, `correction`, `skip_reasons`,
+    `flag_reasons`.
+    """
     # A ready response: FastAPI checks and writes other values in a thread of their own.
     return JSONResponse({"tasks": [_task(turn) for turn in turns.take(store, user.id, project, given.limit)]})
 
 
 @router.post("/assignments/{number}/heartbeat")
 def heartbeat(store: Stored, user: SignedIn, number: Id) -> dict[str, float]:
-    """Keeps a task; the seconds it stays."""
+    """Keeps a task: the `lease_seconds` it stays."""
     return {"lease_seconds": round(turns.renew(store, user.id, number), 3)}
 
 
 @router.post("/assignments/{number}/answer")
 def answer(store: Stored, user: SignedIn, number: Id, said: Said) -> JSONResponse:
-    """Stores an answer. The same submit key again returns what was stored the first time."""
+    """Stores an answer: its task (`assignment`), `revision` (0, then one more each time) and `action`."""
     return JSONResponse(receipt(number, give(store, user.id, number, said.submit_key, lambda turn: said)))
 
 
 @router.post("/assignments/{number}/undo")
 def undo(store: Stored, user: SignedIn, number: Id, given: Key) -> dict[str, Any]:
-    """Takes one's own answer back; the task is open again."""
+    """Takes one's own answer back, so that the task is open again: `assignment`, `revision`, `action`."""
     return receipt(number, turns.take_back(store, user.id, number, own_key(user.id, given.submit_key)))
 
 
@@ -140,10 +151,14 @@ def history(
     store: Stored,
     user: SignedIn,
     project: Id,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    before: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="The most to list.")] = 50,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST, description="The `assignment` to go on from.")] = None,
 ) -> dict[str, Any]:
-    """One's own answers in force, the newest first; `before` is the `assignment` to go on from."""
+    """One's own `answers` in force, the newest first.
+
+    Each is `prompt`, `messages` and `responses` as they were shown, the fields it was given with, `assignment`,
+    `revision`, `action`, and `created` (seconds since 1970).
+    """
     found = turns.past(store, user.id, project, limit, before)
     return {"answers": [_answered(one) for one in found]}
 
