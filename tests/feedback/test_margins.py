@@ -194,3 +194,8 @@ def test_five_thousand_items(tmp_path: Path):
         began = time.process_time()
         assert len(verdicts(kind, told)) == 5000
         assert time.process_time() - began < 20
+
+
+def test_mean_strength_can_stand_against_the_majority():
+    slight, clear = (replace(vote(u, A, B), strength=1.0) for u in (1, 2)), replace(vote(3, B, A), strength=3.0)
+    assert of(verdicts("strength", {1: pair(*slight, clear)}), 1) == Verdict(1, pytest.approx(-1 / 3))

@@ -5,6 +5,8 @@
     davidson   Bradley–Terry with ties, from all votes on the item; items share ν        the margin's sign chooses
     crowd      Crowd-BT: a vote weighs as much as whoever cast it is reliable            the margin's sign chooses
 
+Where few clear votes meet many slight ones the mean strength stands against the majority: negative for the chosen.
+
 The last two are posterior log-odds that a response is the better one (see `ranking.Fit.log_odds`) and come from all
 votes of the query at once. Two responses that nobody compared have no verdict, whatever a model would say of them.
 
