@@ -21,6 +21,7 @@ from tether.feedback.accounts import record
 from tether.feedback.intake import SMALLEST, Added, Question, add_questions, read_file, read_lines, read_upload
 from tether.feedback.projects import Project, Settings
 from tether.feedback.records import ItemKind
+from tether.feedback.schema import items as items_table
 from tether.feedback.schema import projects as projects_table
 from tether.feedback.web.sampling import Drawing, Jobs
 from tether.feedback.web.session import Admin, Form, Id, Stored, form_fields, go, page, text
@@ -71,7 +72,7 @@ def make_project(request: Request, user: Admin, store: Stored, form: Form) -> Re
     except InputError as error:
         return _form(request, "admin-new.html", fields, wrong=str(error))
     _sample(request, project, source)
-    return go(f"/admin/projects/{project}/prompts{_told(added)}")
+    return go(f"/admin/projects/{project}/prompts{_told(added, added.items if added else 0)}")
 
 
 @router.get("/{project}/prompts")
@@ -90,12 +91,14 @@ def more_prompts(request: Request, user: Admin, store: Stored, form: Form, proje
             raise InputError("give a file, some lines or a path of prompts")
         _check_sampler(request, source)
         with store.writing() as db:
+            before = _num_items(db, project)
             added = _add(db, projects.one_project(db, project), source)
+            new = _num_items(db, project) - before
             _sample(request, project, source)
             record(db, user.id, "prompts_added", store.now(), project=project, checkpoints=list(source.checkpoints))
     except InputError as error:
         return _prompts(request, store, project, _said_source(form), str(error))
-    return go(f"/admin/projects/{project}/prompts{_told(added)}")
+    return go(f"/admin/projects/{project}/prompts{_told(added, new)}")
 
 
 @router.get("/{project}/sampling")
@@ -204,9 +207,15 @@ def _sample(request: Request, project: int, source: Source) -> None:
         _jobs(request).start(project, source.checkpoints, source.asked, source.how)
 
 
-def _told(added: Added | None) -> str:
+def _num_items(db: Connection, project: int) -> int:
+    return int(db.execute(select(func.count()).where(items_table.c.project_id == project)).scalar_one())
+
+
+def _told(added: Added | None, new: int) -> str:
     """The counts, for the page that is shown next."""
-    return "" if added is None else "?" + "&".join(f"{name}={count}" for name, count in added._asdict().items())
+    if added is None:
+        return ""
+    return "?" + "&".join(f"{name}={count}" for name, count in (*added._asdict().items(), ("new", new)))
 
 
 def _jobs(request: Request) -> Jobs:
@@ -225,7 +234,8 @@ def _form(request: Request, name: str, fields: Mapping[str, Any], wrong: str = "
 
 
 def _prompts(request: Request, store: Stored, project: int, fields: Mapping[str, Any], wrong: str = "") -> Response:
-    counts = [request.query_params.get(name, "") for name in Added._fields]
-    told = Added(*map(int, counts)) if all(re.fullmatch("[0-9]{1,9}", count) for count in counts) else None
-    about = {"project": store.project(project), "job": _jobs(request).of(project), "told": told}
+    counts = [request.query_params.get(name, "") for name in (*Added._fields, "new")]
+    *sums, new = map(int, counts) if all(re.fullmatch("[0-9]{1,9}", count) for count in counts) else (0,)
+    told = Added(*sums) if sums else None
+    about = {"project": store.project(project), "job": _jobs(request).of(project), "told": told, "new": new}
     return _form(request, "admin-prompts.html", fields, wrong, **about)

@@ -44,7 +44,8 @@ def change_settings(request: Request, user: Admin, store: Stored, form: Form, pr
         return page(request, "admin-settings.html", 422, project=found, fields=fields, wrong=wrong)
     before, after = (known.model_dump(mode="json") for known in (found.settings, new))
     changed = {name: value for name, value in after.items() if before[name] != value}
-    store.record(user.id, "settings_changed", project=project, changed=changed)
+    if changed:
+        store.record(user.id, "settings_changed", project=project, changed=changed)
     return go(f"/admin/projects/{project}")
 
 
@@ -70,11 +71,13 @@ def guideline(request: Request, user: Admin, store: Stored, project: Id) -> Resp
 def new_guideline(request: Request, user: Admin, store: Stored, form: Form, project: Id) -> Response:
     """Puts a new version in force: everybody reads it before going on."""
     said = text(form, "text").strip()
-    store.project(project)
+    before = store.project(project).guideline
     if not said:
         raise InputError("guideline: is empty; say what annotators should look for")
     store.add_guideline(said, project)
-    store.record(user.id, "guideline_changed", project=project, version=store.guidelines(project)[-1].version)
+    now = store.guidelines(project)[-1]
+    if now != before:
+        store.record(user.id, "guideline_changed", project=project, version=now.version)
     return go(f"/admin/projects/{project}/guideline")
 
 
