@@ -3,6 +3,7 @@
 A record of Argilla or Label Studio has named fields and, for each annotator, values for named questions. What a value
 means follows from its form: an order of the responses' names is a ranking, one name a choice, "tie" a tie, a number the
 rating of the one response it is about, any other text the reason why (or, about a single response, a better answer).
+Words among which a response is named are a choice only where the annotator said nothing else about that record.
 """
 
 from __future__ import annotations
@@ -93,6 +94,20 @@ class Part(NamedTuple):
     value: Any
     about: str | None = None
     """The response it is about, where the tool says so."""
+    free: bool = False
+    """Whether the tool says that it is text in the annotator's words."""
+
+
+class _Order(NamedTuple):
+    """What one value may mean for the order of the responses."""
+
+    doubt: int
+    """0: a list of responses; 1: one of their names, or a tie; 2: words with a response's name among them."""
+    question: str
+    ranks: tuple[int | None, ...]
+    all_bad: bool = False
+    text: str | None = None
+    """The value, where it may be a text after all."""
 
 
 _PROMPTS = (
@@ -227,26 +242,25 @@ class Gathered:
     """One annotator's values, as they come in."""
 
     names: tuple[str, ...]
-    ranks: tuple[int | None, ...] | None = None
+    orders: list[_Order] = field(default_factory=list)
     ratings: dict[int, dict[str, int]] = field(default_factory=dict)
     texts: list[tuple[str, str]] = field(default_factory=list)
-    all_bad: bool = False
 
     def take(self, part: Part, where: str) -> None:
         """Adds what a value says. InputError when it says nothing this store can keep."""
         value, where = part.value, f"{where}, question '{part.question}'"
-        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-            value = value[0]
+        if isinstance(value, list) and all(isinstance(one, str) for one in value) and (part.free or len(value) == 1):
+            value = "\n".join(value)
         if isinstance(value, list):
-            self._take_list(value, where)
+            self._take_list(part.question, value, where)
         elif isinstance(value, bool | int | float):
             self._rate(part, value, where)
         elif isinstance(value, str):
-            self._take_text(part.question, value)
+            self._take_text(part, value)
         elif value is not None:
             raise InputError(f"{where}: {type(value).__name__} is no answer understood; ignore the question")
 
-    def _take_list(self, value: list[Any], where: str) -> None:
+    def _take_list(self, question: str, value: list[Any], where: str) -> None:
         labels = [v.get("value") if isinstance(v, Mapping) else v for v in value]
         places = [place_of(label, self.names) for label in labels]
         if all(place is None for place in places):
@@ -259,7 +273,8 @@ class Gathered:
         ranks = [at if rank is None else rank for at, rank in enumerate(given)]
         by_place = dict(zip(places, ranks, strict=True))
         best = min(ranks)
-        self.ranks = tuple(by_place[at] - best if at in by_place else None for at in range(len(self.names)))
+        told = tuple(by_place[at] - best if at in by_place else None for at in range(len(self.names)))
+        self.orders.append(_Order(0, question, told))
 
     def _rate(self, part: Part, value: float, where: str) -> None:
         place, attribute = 0, part.question
@@ -277,25 +292,49 @@ class Gathered:
             raise InputError(f"{where}: {value} is no whole number, as ratings are")
         self.ratings.setdefault(place, {})[attribute[:40]] = int(value)
 
-    def _take_text(self, question: str, value: str) -> None:
-        said, place = _plain(value), place_of(value, self.names) if len(self.names) > 1 else None
-        if len(self.names) > 1 and (said in _TIES or said in _ALL_BAD):
-            self.ranks, self.all_bad = (0,) * len(self.names), said in _ALL_BAD
+    def _take_text(self, part: Part, value: str) -> None:
+        choosing = len(self.names) > 1 and not part.free
+        said, place = _plain(value), place_of(value, self.names) if choosing else None
+        if choosing and (said in _TIES or said in _ALL_BAD):
+            self.orders.append(_Order(1, part.question, (0,) * len(self.names), said in _ALL_BAD, value))
         elif place is not None:
-            self.ranks = tuple(int(at != place) for at in range(len(self.names)))
+            doubt = 1 if _is_name(said, self.names) else 2
+            ranks = tuple(int(at != place) for at in range(len(self.names)))
+            self.orders.append(_Order(doubt, part.question, ranks, text=value))
         elif value.strip():
-            self.texts.append((question, value))
+            self.texts.append((part.question, value))
 
-    def said(self, user: str, kind: UserKind, editing: bool, **more: Any) -> Said | None:
-        """The answer; None when nothing was said."""
+    def said(self, user: str, kind: UserKind, editing: bool, where: str, **more: Any) -> Said | None:
+        """The answer; None when nothing was said. InputError when two questions order the responses differently."""
         ratings = tuple(self.ratings.get(at, {}) for at in range(len(self.names))) if self.ratings else None
-        texts, correction = list(self.texts), None
+        order = self._order(where)
+        texts = [(o.question, o.text) for o in self.orders if o is not order and o.text is not None] + self.texts
+        correction = None
         if texts and (editing or (len(self.names) == 1 and ratings is None)):
             correction = texts.pop(0)[1]
         why = "\n".join(text if len(texts) == 1 else f"{question}: {text}" for question, text in texts) or None
-        if self.ranks is None and ratings is None and correction is None:
+        if order is None and ratings is None and correction is None:
             return None
-        return Said(user, kind, self.ranks, ratings, correction, None, why, all_bad=self.all_bad, **more)
+        ranks, all_bad = (None, False) if order is None else (order.ranks, order.all_bad)
+        return Said(user, kind, ranks, ratings, correction, None, why, all_bad=all_bad, **more)
+
+    def _order(self, where: str) -> _Order | None:
+        """The least doubtful; words that name a response mean it only where the annotator said nothing else."""
+        least = min((order.doubt for order in self.orders), default=None)
+        if least is None or (least == 2 and self.ratings):
+            return None
+        first, *others = [order for order in self.orders if order.doubt == least]
+        for other in others:
+            if (other.ranks, other.all_bad) != (first.ranks, first.all_bad):
+                raise InputError(
+                    f"{where}: questions '{first.question}' and '{other.question}' order the responses differently; "
+                    "ignore one of them"
+                )
+        return first
+
+
+def _is_name(said: str, names: Sequence[str]) -> bool:
+    return said in map(_plain, names) or said in _ORDINALS or re.fullmatch(r"\d+|[a-i]", said) is not None
 
 
 def _split_question(question: str, names: Sequence[str]) -> tuple[int | None, str]:
@@ -328,7 +367,7 @@ def answer_of(
     for part in parts:
         if part.question not in reading.ignore:
             gathered.take(part, where)
-    return gathered.said(user, kind, editing, **more)
+    return gathered.said(user, kind, editing, where, **more)
 
 
 def moment(value: Any) -> float | None:

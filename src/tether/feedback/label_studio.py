@@ -4,8 +4,8 @@
      "lead_time", "created_at", "was_cancelled"}], "predictions": […]}
 
 Understood are the controls pairwise (left, right), ranker, choices, rating, number and textarea; others are passed
-over. A cancelled annotation is a skip. `completed_by` becomes the user `label-studio:ID` (or its
-e-mail, where the export has that). Responses are shown in the order their fields are listed.
+over. Several choices ticked at once tie. A cancelled annotation is a skip. `completed_by` becomes the user
+`label-studio:ID` (or its e-mail, where the export has that). Responses are shown in the order their fields are listed.
 """
 
 from __future__ import annotations
@@ -82,8 +82,18 @@ def _parts(result: Sequence[Mapping[str, Any]], fields: Fields, where: str) -> l
         if kind == "ranker":
             parts.append(Part(question, _order(one["value"]["ranker"], fields, f"{where}, question '{question}'")))
         elif kind in _VALUES:
-            parts.append(Part(question, one["value"][_VALUES[kind]], one.get("to_name")))
+            value, about = one["value"][_VALUES[kind]], one.get("to_name")
+            if kind == "pairwise":
+                value = _side(value, str(about).split(","), fields)
+            elif kind == "choices" and len(value) > 1:
+                value = [{"value": label, "rank": 0} for label in value]  # those ticked together are equally good
+            parts.append(Part(question, value, about, kind == "textarea"))
     return parts
+
+
+def _side(selected: Any, shown: Sequence[str], fields: Fields) -> Any:
+    """Which response is on the left, where the control names the fields it shows; else the first is."""
+    return shown[selected == "right"] if len(shown) == 2 and set(shown) <= set(fields.names) else selected
 
 
 def _order(ranker: Any, fields: Fields, where: str) -> list[str]:
