@@ -172,6 +172,8 @@ def test_what_was_forgotten_is_not_in_the_file(tmp_path):
         user = make(Accounts(store), "Zanzibar Ann")
         store.forget_user(user)
         assert store.user(user).name == f"deleted-{user}"
+        with store.reading() as db:
+            assert db.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 60_000  # as before
         kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
         assert b"deleted-" in kept
         assert b"Zanzibar" not in kept

@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,9 @@ def connect(where: str | os.PathLike[str]) -> Engine:
     try:
         _migrate(engine, place)
         if url.get_backend_name() == "sqlite":
-            _alone(engine, "journal_mode=WAL")  # kept in the file, so not before it is known to be a store
+            # Kept in the file, so not before it is known to be a store; and outside of transactions.
+            with engine.connect().execution_options(transaction=False) as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     except DatabaseError as error:
         engine.dispose()
         raise InputError(f"{place}: cannot be used as a preference store ({str(error.orig).strip()})") from error
@@ -120,17 +123,19 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def wipe(engine: Engine) -> None:
     """Ends what SQLite still keeps of changed rows in the file beside its own (`-wal`), so that deleted means gone.
 
-    Where somebody reads for longer than `_BUSY_MS`, it is left as it is. PostgreSQL clears up by itself (VACUUM).
+    A reader may keep it from that; then it goes when the store is closed. PostgreSQL clears up by itself (VACUUM).
     """
-    if engine.dialect.name == "sqlite":
-        with _told():
-            _alone(engine, "wal_checkpoint(TRUNCATE)")
-
-
-def _alone(engine: Engine, pragma: str) -> None:
-    """What SQLite does outside of transactions only."""
-    with engine.connect().execution_options(transaction=False) as connection:
-        connection.exec_driver_sql(f"PRAGMA {pragma}")
+    if engine.dialect.name != "sqlite":
+        return
+    with _told(), engine.connect().execution_options(transaction=False) as connection:
+        try:
+            for _ in range(30):  # short tries: while one waits for readers, writers wait for it
+                connection.exec_driver_sql("PRAGMA busy_timeout=200")
+                if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0] == 0:
+                    return
+                time.sleep(0.3)
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
 
 
 @contextmanager
