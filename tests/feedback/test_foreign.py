@@ -74,4 +74,4 @@ def test_what_is_written_is_no_choice():
     told = studio(
         control("textarea", text=["answer1"]), chosen, control("textarea", text=["answer1 is bad", "answer3"])
     )
-    assert (told.ranks, told.rationale) == ((1, 0, 1), "c: answer1\nc: answer1 is bad\na3")
+    assert (told.ranks, told.rationale) == ((1, 0, 1), "c: answer1\nc: answer1 is bad\nanswer3")
