@@ -78,6 +78,18 @@ def test_a_project_is_made_from_a_file(admin, store):
     assert store.progress(made.id).items == 7
 
 
+def test_more_answers_are_asked_of_rows_added_again(admin, store):
+    post_files(admin, "/admin/projects", jsonl(ROWS), **PLAIN, name="sums", kind="pair", guideline="Be right.")
+    made = store.projects()[0].id
+    admin.send_form(f"/admin/projects/{made}/settings", **{**PLAIN, "overlap": "5"})
+    assert store.progress(made).wanted == 18
+    post_files(admin, f"/admin/projects/{made}/prompts", jsonl(ROWS[:2]))
+    assert store.progress(made).wanted == 22
+    admin.send_form(f"/admin/projects/{made}/settings", **{**PLAIN, "overlap": "1"})
+    post_files(admin, f"/admin/projects/{made}/prompts", jsonl(ROWS))
+    assert store.progress(made).wanted == 22
+
+
 @pytest.mark.parametrize("number", ["²", "9" * 5000])
 def test_counts_in_an_address_that_are_none_are_not_shown(admin, project, number):
     counts = {"prompts": number, "items": "1", "identical": "1", "left_over": "1"}

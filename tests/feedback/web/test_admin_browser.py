@@ -42,3 +42,21 @@ def test_a_link_is_said_to_be_copied_only_when_it_is(
     page.click("text=Invite somebody new")
     page.click("[data-copy]")
     page.wait_for_selector(f"[data-copy]:text-is('{says}')")
+
+
+def test_an_item_is_made_gold_only_when_that_is_meant(admin: Any, store: Any, project: int, visit: Any) -> None:
+    page, asked = visit(admin.user, f"/admin/projects/{project}/gold"), []
+
+    def click(meant: bool) -> None:
+        page.once("dialog", lambda box: (asked.append(box.message), box.accept() if meant else box.dismiss()))
+        form = page.locator("form.card").first
+        for place in (0, 1):
+            form.locator("select").nth(place).select_option(str(place + 1))
+        form.locator("button").click()
+
+    click(meant=False)
+    assert store.gold(project) == {}
+    click(meant=True)
+    page.wait_for_selector("text=1 gold items")
+    assert len(store.gold(project)) == 1
+    assert [question.split(" gold ")[0].startswith("Make item ") for question in asked] == [True, True]
