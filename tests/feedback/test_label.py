@@ -15,6 +15,7 @@ import pytest
 from tether.errors import InputError
 from tether.feedback.active import population_mean, select_pairs
 from tether.feedback.annotators import Rater, Verdict, gold, vader_raters
+from tether.feedback.card import facts_of
 from tether.feedback.label import candidates, label_pairs
 from tether.feedback.records import Query
 from tether.feedback.store import Store
@@ -54,6 +55,22 @@ def test_the_ten_raters_label_and_mostly_agree_with_their_mean(tmp_path):
     assert all(sum(row["votes"].values()) == 5 and row["checkpoints"]["chosen"] == "sft" for row in rows)
     assert all(row["token_ids"]["prompt"] == [row["meta"]["id"], 2] for row in rows)
     assert json.loads(json.dumps(report.as_dict()))["votes"] == 600
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_the_report_says_what_the_card_of_the_same_votes_says(tmp_path, k):
+    asked = groups(40, k)
+    asked[0]["responses"].pop()  # rankings of different lengths, or a group with nothing to tell apart
+    with Store.open(tmp_path / "s.db") as store:
+        report = label_pairs(store, asked, vader_raters(), guideline="g", overlap=3)
+        with store.reading() as db:
+            facts = facts_of(db, Query(until=report.last_judgement), "")
+    assert (report.ties, report.bias) == (facts.ties, facts.bias)
+    assert report.ties > 0
+    for found, told in ((report.agreement, facts.agreement), (report.alpha, facts.alpha)):
+        assert 0 < found.low < found.estimate < found.high < 1
+        assert found.estimate == pytest.approx(told.estimate)
+        assert found.high - found.low == pytest.approx(told.high - told.low, rel=0.2)
 
 
 def test_everybody_gets_a_share_and_sides_are_even(tmp_path):

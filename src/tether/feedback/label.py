@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from tether.errors import InputError
 from tether.feedback.active import Choice, choice
-from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
+from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, ranking_pairs, raw_agreement
 from tether.feedback.annotators import Annotator, Verdict
 from tether.feedback.facts import content_key
 from tether.feedback.judges import Asked, Flips, Reader, flips_in
@@ -29,7 +29,6 @@ from tether.feedback.store import Store
 from tether.types import Interval
 
 _CHUNK = 100  # items between commits
-_TIE = 2
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Report:
     votes: int
     skips: int
     ties: int
-    """Votes on pairs that called them equal."""
+    """Comparisons of two responses that called them equal; a ranking of k compares C(k,2)."""
     agreement: Interval
-    """Share of pairs of annotators who said the same of the same pair (first better, second better, tie)."""
+    """Share of pairs of annotators who said the same of the same two responses (first better, second better, tie)."""
     alpha: Interval
     """Krippendorff's α of the same: 0 is what chance would give, 1 is full agreement."""
     bias: Bias
@@ -288,29 +287,30 @@ def _report(
     rows = {item: at for at, item in enumerate(items)}
     until = store.last_judgement()
     judged = [j for j in store.judgements(Query(users=tuple(names), until=until)) if j.item in rows]
-    pairs = [j for j in judged if j.ranking is not None and len(j.shown) == 2]
     columns = {user: at for at, user in enumerate(names)}
-    table = np.full((len(items), len(names)), -1)
+    ranks = np.full((len(items), len(names), max((len(j.shown) for j in judged), default=2)), -1)
     shown_first: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for j in pairs:
-        winner = _winner(j)
-        table[rows[j.item], columns[j.user]] = _TIE if winner is None else sorted(j.shown).index(winner)
-        if winner is not None:
+    for j in judged:
+        given = j.ranking or {}
+        ranks[rows[j.item], columns[j.user], : len(j.shown)] = [given.get(r, -1) for r in sorted(j.shown)]
+        if len(j.shown) == 2 and (winner := _winner(j)) is not None:
             shown_first[j.user][j.shown.index(winner)] += 1
+    table, clusters = ranking_pairs(ranks)
+    of_pairs = table.reshape(len(items), -1, len(names))[:, 0]  # (I, A)
     first, second = (sum(won[side] for won in shown_first.values()) for side in (0, 1))
     return Report(
         items=len(items),
         identical=identical,
         votes=sum(j.ranking is not None for j in judged),
         skips=sum(j.ranking is None for j in judged),
-        ties=int((table == _TIE).sum()),
-        agreement=raw_agreement(table),
-        alpha=krippendorff_alpha(table),
+        ties=int((table == 1).sum()),
+        agreement=raw_agreement(table, clusters=clusters),
+        alpha=krippendorff_alpha(table, clusters=clusters),
         bias=position_bias(first, second),
         bias_by_annotator={name: position_bias(*shown_first[user]) for user, name in names.items()},
         flips=flips_in(judged),
         last_judgement=until,
-        selection=choice(selections, np.stack([(table == c).sum(1) for c in (0, 1, _TIE)], 1)) if selections else None,
+        selection=choice(selections, np.stack([(of_pairs == c).sum(1) for c in (0, 2, 1)], 1)) if selections else None,
     )
 
 
