@@ -124,3 +124,8 @@ def test_colours_are_kept_and_lead_back(visitor):
     answer = visitor.post("/theme", data={"theme": "dark", "next": "/sign-in"})
     assert 'data-theme="dark"' in answer.text
     assert visitor.post("/theme", data={"theme": "pink"}).status_code == 422
+    page = visitor.get("/sign-in", params={"next": "/projects/2/task?task=3"}).text
+    assert (
+        'value="/sign-in?next=%2Fprojects%2F2%2Ftask%3Ftask%3D3"' in page
+    )  # where the change of colours leads back to
+    assert "not sent yet are kept" in page

@@ -172,7 +172,7 @@ def templates() -> Environment:
 
 
 def page(request: Request, name: str, status: int = 200, /, **context: Any) -> HTMLResponse:
-    """A template as a page; it has `user`, `csrf`, `projects` (the user's), `theme` and `path` besides `context`."""
+    """A template as a page; it has `user`, `csrf`, their `projects`, `theme`, `path`, `query` besides `context`."""
     known: Visitor | None = getattr(request.state, "visitor", None)
     user = known.user if known else None
     theme = request.cookies.get(THEME_COOKIE)
@@ -182,6 +182,7 @@ def page(request: Request, name: str, status: int = 200, /, **context: Any) -> H
         "projects": store_of(request).projects_of(user.id) if user else [],
         "theme": theme if theme in THEMES else "auto",
         "path": request.url.path,
+        "query": request.url.query,
     }
     env: Environment = request.app.state.templates
     return HTMLResponse(env.get_template(name).render(about | context), status)
