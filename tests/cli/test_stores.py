@@ -134,6 +134,7 @@ def test_training_takes_what_is_exported(verb, shape, place, capsys):
         (["export", "s.db", "--out", "x", "--guideline", "1"], ("name one project",)),
         (["export", "s.db", "--out", "x", "--project", "kind", "--guideline", "7"], ("version 7", "its versions: 1")),
         (["export", "s.db", "--out", "x", "--salt-file", "none"], ("none", "cannot be read")),
+        (["export", "s.db", "--out", "x", "--salt-file", "empty"], ("empty", "is empty")),
         (["export", "good.jsonl", "--out", "x"], ("good.jsonl", "cannot be used as a preference store")),
         (["label", "s.db", "--project", "fix"], ("'fix'", "pairs and rankings, not kind edit")),
         (["label", "s.db", "--project", "kind", "--annotators", "gpt"], ("'gpt'", "vader, or a TOML file")),
@@ -153,5 +154,6 @@ def test_training_takes_what_is_exported(verb, shape, place, capsys):
 )
 def test_one_sentence_for_a_mistake(args, says, place, capsys):
     (place / "good.toml").write_text('modle = "chat"')
+    (place / "empty").touch()
     refused(args, says, capsys)
     assert not (place / "x").exists()

@@ -187,6 +187,8 @@ def test_splits_are_of_one_schema_whatever_their_rows_leave_out(kind, tmp_path):
         ("a.jsonl", {"options": Options(held_out=0.1)}, "one file would mix"),
         ("a.txt", {"kind": "xml"}, "'xml': is none of jsonl, csv, parquet, datasets"),
         ("taken", {}, "is there already and not empty"),
+        ("taken/mine/a.jsonl", {}, r"taken/mine/a\.jsonl: cannot be written"),
+        ("taken/mine/a", {}, "taken/mine/a: cannot be written"),
         ("new", {"query": Query(users=(77,))}, "nothing to export as preferences"),
         ("new", {"shape": "pairs"}, "'pairs': is none of"),
     ],

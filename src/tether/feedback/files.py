@@ -13,7 +13,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,50 +121,65 @@ FORMATS = ("jsonl", "csv", "parquet", "datasets")
 def write_file(rows: Sequence[Row], path: Path) -> str:
     """Writes one file, in place of one that may be there, and returns the SHA-256 of its bytes.
 
-    InputError: an ending that is none of `ENCODERS`.
+    InputError: an ending that is none of `ENCODERS`, or a place that cannot be written to.
     """
     encode = ENCODERS.get(path.suffix.lower())
     if encode is None:
         raise InputError(f"{path}: files end in {', '.join(ENCODERS)}, not '{path.suffix}'")
     content = encode(rows)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _write(temporary, content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return hashlib.sha256(content).hexdigest()
 
 
 def write_folder(splits: Mapping[str, Sequence[Row]], folder: Path, kind: str, others: Mapping[str, str]) -> str:
     """Writes a folder with one file a split (or a saved `DatasetDict`) and other texts by name, such as its card.
 
-    Returns the SHA-256 over the data's names and bytes, the other texts apart. InputError: an unknown kind, or
-    something is there already.
+    Returns the SHA-256 over the data's names and bytes, the other texts apart. InputError: an unknown kind,
+    something is there already, or a place that cannot be written to.
     """
     if kind not in FORMATS:
         raise InputError(f"format {kind!r}: is none of {', '.join(FORMATS)}")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: is there already and not empty; give a new folder, or remove it first")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        if kind == "datasets":
-            _save(splits, temporary)
-        elif kind == "parquet":
-            for split, table in tables(splits).items():
-                _write(temporary / f"{split}.parquet", _parquet(table))
-        else:
-            for split, rows in splits.items():
-                _write(temporary / f"{split}.{kind}", ENCODERS[f".{kind}"](rows))
-        sha256 = folder_hash(temporary)
-        for name, text in others.items():
-            _write(temporary / name, text.encode("utf-8", "replace"))
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _writable(folder):
+        temporary.mkdir(parents=True)
+        try:
+            _fill(temporary, splits, kind)
+            sha256 = folder_hash(temporary)
+            for name, text in others.items():
+                _write(temporary / name, text.encode("utf-8", "replace"))
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return sha256
+
+
+def _fill(folder: Path, splits: Mapping[str, Sequence[Row]], kind: str) -> None:
+    if kind == "datasets":
+        _save(splits, folder)
+    elif kind == "parquet":
+        for split, table in tables(splits).items():
+            _write(folder / f"{split}.parquet", _parquet(table))
+    else:
+        for split, rows in splits.items():
+            _write(folder / f"{split}.{kind}", ENCODERS[f".{kind}"](rows))
+
+
+@contextmanager
+def _writable(place: Path) -> Iterator[None]:
+    """InputError where the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror or error})") from None
 
 
 def folder_hash(folder: Path) -> str:

@@ -142,9 +142,12 @@ def import_file(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from None
+    if not text:
+        raise InputError(f"{path}: is empty; write the text into it, or leave the option out")
+    return text
 
 
 def label_store(where: str, project: str, annotators: str, *, noise: float = 0.0, seed: int = 0) -> dict[str, Any]:
