@@ -184,7 +184,7 @@ def test_a_judge_behind_a_server_labels_and_its_cost_is_told(bench, monkeypatch,
     assert labels["ties"] == items
     assert labels["spent"]["cost"] == pytest.approx(cost)
     said = capsys.readouterr().out
-    assert f"{items} votes on {items} pairs; 100% changed sides with the order; {2 * items} requests" in said
+    assert f"{items} votes on {items} items; 100% changed sides with the order; {2 * items} requests" in said
     everything = b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
     assert b"sesame" not in everything
 

@@ -141,7 +141,7 @@ def exported(store: Store, until: int, section: LabelSection) -> list[dict[str, 
 
 def told(labels: dict[str, Any]) -> str:
     """The labelling in one line."""
-    votes = f"{labels['votes']} votes on {labels['items']} pairs"
+    votes = f"{labels['votes']} votes on {labels['items']} items"
     if (by := labels.get("selection")) is not None:
         votes += f" of {by['pool']} ({by['uniform']} chosen uniformly, {by['active']} for disagreement)"
     if "spent" not in labels:
