@@ -163,7 +163,7 @@ def test_a_double_click_answers_one_task(store: Store, ann: int, project: Make, 
         (2, lambda: keys(page, "Control+Enter", "Control+Enter")),
     ):
         fetched(page, number)
-        page.wait_for_timeout(600)  # an answer as it was needs a look at least
+        page.wait_for_timeout(600)
         twice()
         page.get_by_role("heading", name=f"Task {number + 1} ").wait_for()
         saved(page)

@@ -13,7 +13,6 @@ export class TaskForm {
     this.letters = [...node.querySelectorAll(".response")].map((response) => response.dataset.letter);
     this.equal = false; // the next response typed ranks with the last one
     this.closing = new AbortController();
-    this.shown = performance.now();
     this.touched = false;
     this.spent = 0; // milliseconds of looking at it
     this.since = document.visibilityState === "visible" ? performance.now() : null;

@@ -29,6 +29,7 @@ let fetching = null;
 let wanted = false; // somebody waits for the next task
 let loading = false;
 let undoing = false;
+let answered = -Infinity; // when the last answer was given
 let last = null; // what was answered last: {assignment, node}
 dropOld(drafts);
 dropOld(refusals);
@@ -146,7 +147,8 @@ function submit(skip = "") {
   if (!current) return; // the next one is on its way
   const wrong = skip ? "" : current.missing();
   if (wrong) return current.complain(wrong);
-  if (!skip && !current.touched && performance.now() - current.shown < TWICE) return;
+  if (!skip && !current.touched && performance.now() - answered < TWICE) return;
+  answered = performance.now();
   performance.clearMarks("answered");
   performance.mark("answered");
   const { assignment, node } = current;
