@@ -9,6 +9,7 @@ import pytest
 from tether.feedback.aggregate import Tally, log_odds, majority, mean_strength, tally
 from tether.feedback.export import Export
 from tether.feedback.records import Answer, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.shapes import Options, rows_of
 from tether.feedback.store import Store
 
 
@@ -128,6 +129,30 @@ def test_a_split_is_by_prompt_and_of_the_share_asked_for(tmp_path):
     assert len(rows) == 800
     assert not test & train
     assert 70 <= len(test) <= 130  # 100 ± 3.5 standard deviations of 8.7
+
+
+@pytest.mark.parametrize("shape", ["preferences", "rankings", "judgements"])
+def test_the_same_words_are_in_one_split_whatever_their_tokens(tmp_path, shape):
+    """A sampled prompt knows its token ids, an imported one does not: to a trainer they are the same."""
+    with Store.open(tmp_path / "s.db") as store:
+        store.add_guideline("g")
+        user = store.add_user("u")
+        talk = [{"role": "user", "content": "hi"}]
+        for tokens in ((), (5, 6), (7,)):
+            new = [NewPrompt(f"p{i}", token_ids=tokens) for i in range(60)]
+            prompts = store.add_prompts([*new, NewPrompt("p0", messages=talk, token_ids=tokens)])
+            ids = store.add_responses([NewResponse(p, t) for p in prompts for t in "AB"])
+            store.add_items([NewItem(ids[2 * i : 2 * i + 2], 1) for i in range(61)])
+        held = store.claim_many(user, 183)
+        votes = [{r.id: n for n, r in enumerate(h.responses)} for h in held]
+        store.submit_many([Answer(h.id, str(h.id), 1, vote) for h, vote in zip(held, votes, strict=True)])
+        with store.reading() as db:
+            rows = rows_of(db, shape, Query(), Options(held_out=0.5))
+    assert len(rows) == 183
+    assert len({row["ids"]["prompt"] for row in rows}) == 183
+    splits = {split: {str(r["prompt"]) for r in rows if r["split"] == split} for split in ("train", "test")}
+    assert min(map(len, splits.values())) > 15
+    assert not splits["train"] & splits["test"]
 
 
 def test_tallies_by_hand():

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from tether.errors import InputError
-from tether.feedback.facts import find
+from tether.feedback.facts import content_key, find
 from tether.feedback.margins import Pair, Told, check_margin, count, verdicts
 from tether.feedback.queries import adjudications, in_force
 from tether.feedback.records import Judgement, Query
@@ -31,7 +31,7 @@ class Export:
     """`log_odds` (posterior log-odds of the next vote), `strength` (mean strength), `davidson` (Bradley–Terry with
     ties) or `crowd` (votes weighed by their annotators' reliability); see margins.py."""
     held_out: float = 0.0
-    """Share of the prompts whose rows say `split: "test"`, chosen by the prompt's hash, so never split in two."""
+    """Share of the prompts whose rows say `split: "test"`, chosen by the prompt's hash; see `splits`."""
     salt: str = ""
     """Mixed into the hashes of annotators' names, which otherwise can be guessed by who knows the names."""
 
@@ -57,25 +57,34 @@ def export(db: Connection, query: Query, how: Export) -> list[dict[str, Any]]:
     names = {row.id: row.name for row in db.execute(select(users.c.id, users.c.name))}
     everything = list(items_of(db, sorted(of_item.keys() | settled.keys())))
     told = {item.id: Told(tuple(r.id for r in its), of_item[item.id], settled.get(item.id)) for item, its in everything}
-    found = verdicts(how.margin, told)
+    found, split = verdicts(how.margin, told), splits(db, how.held_out)
     rows = []
     for item, its in everything:
         for first, second in combinations(its, 2) if item.gold is None else ():
             verdict = found.get(Pair(item.id, first.id, second.id))
             if verdict is not None and verdict.side > 0:
-                rows.append(_row(item, first, second, told[item.id], verdict.margin, names, how))
+                rows.append(_row(item, first, second, told[item.id], verdict.margin, names, split, how))
             elif verdict is not None and verdict.side < 0:
-                rows.append(_row(item, second, first, told[item.id], -verdict.margin, names, how))
+                rows.append(_row(item, second, first, told[item.id], -verdict.margin, names, split, how))
     return rows
 
 
-def split_of(prompt_key: str, held_out: float) -> str:
-    """`test` for a share `held_out` of the prompts, else `train`: a function of the prompt's content hash.
+def splits(db: Connection, held_out: float) -> Callable[[str], str]:
+    """Which split the prompt of a key is in: `test` for a share `held_out` of the prompts, else `train`.
 
-    >>> split_of("8" + "0" * 63, 0.6), split_of("8" + "0" * 63, 0.5)
-    ('test', 'train')
+    Decided by the prompt's content hash. The same words may be stored more than once, with different token ids or
+    none: such prompts go where the first of them goes.
     """
-    return "test" if int(prompt_key[:13], 16) < held_out * 16**13 else "train"
+    if not held_out:
+        return lambda key: "train"
+    several = select(prompts.c.text).group_by(prompts.c.text).having(func.count() > 1)
+    query = select(prompts.c.key, prompts.c.text, prompts.c.messages).where(prompts.c.text.in_(several))
+    known: dict[str, str] = {}
+    first = {
+        row.key: known.setdefault(content_key(row.text, row.messages), row.key)
+        for row in db.execute(query.order_by(prompts.c.id))
+    }
+    return lambda key: "test" if int(first.get(key, key)[:13], 16) < held_out * 16**13 else "train"
 
 
 def pseudonym(name: str, salt: str) -> str:
@@ -105,6 +114,7 @@ def _row(
     told: Told,
     margin: float,
     names: Mapping[int, str],
+    split: Callable[[str], str],
     how: Export,
 ) -> dict[str, Any]:
     pair = Pair(item.id, chosen.id, rejected.id)
@@ -121,7 +131,7 @@ def _row(
         "adjudicated": told.last_word is not None,
         "annotators": [pseudonym(names[j.user], how.salt) for j in votes],
         "guideline": versions[0] if len(versions) == 1 else versions,
-        "split": split_of(item.prompt_key, how.held_out),
+        "split": split(item.prompt_key),
         "checkpoints": {"chosen": chosen.checkpoint, "rejected": rejected.checkpoint},
         "ended": {"chosen": chosen.ended, "rejected": rejected.ended},
         "ids": {

@@ -23,7 +23,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from tether.errors import InputError
-from tether.feedback.export import Export, export, items_of, pseudonym, said, split_of
+from tether.feedback.export import Export, export, items_of, pseudonym, said, splits
 from tether.feedback.margins import check_margin
 from tether.feedback.orders import ORDERS, agreement
 from tether.feedback.queries import adjudications, in_force
@@ -73,6 +73,8 @@ class Asked:
     """In force, skips included, by id."""
     last_word: Judgement | None
     """The adjudication."""
+    split: str
+    """`train` or `test`."""
 
     @property
     def rankings(self) -> list[Judgement]:
@@ -98,14 +100,14 @@ class People:
         return pseudonym(self.names[user], self.salt)
 
 
-def gather(db: Connection, query: Query, *, gold: bool = False) -> list[Asked]:
+def gather(db: Connection, query: Query, *, gold: bool = False, held_out: float = 0.0) -> list[Asked]:
     """Every item the query's judgements are about, by id; gold ones only when asked for."""
     of_item: dict[int, list[Judgement]] = defaultdict(list)
     for judgement in in_force(db, query):
         of_item[judgement.item].append(judgement)
-    settled = adjudications(db, query)
+    settled, split = adjudications(db, query), splits(db, held_out)
     wanted = items_of(db, sorted(of_item.keys() | settled.keys()))
-    found = (Asked(item, its, of_item[item.id], settled.get(item.id)) for item, its in wanted)
+    found = (Asked(item, its, of_item[item.id], settled.get(item.id), split(item.prompt_key)) for item, its in wanted)
     return [asked for asked in found if gold or asked.item.gold is None]
 
 
@@ -129,7 +131,7 @@ def _enough(votes: Mapping[str, int], options: Options) -> bool:
 def rankings(db: Connection, query: Query, options: Options) -> list[Row]:
     """One row an item: the responses somebody ranked, their order in `ranking` (0 the best), and every vote."""
     who, rows = people(db, options.salt), []
-    for asked in gather(db, query):
+    for asked in gather(db, query, held_out=options.held_out):
         row = _ranking(asked, who, options)
         enough = row and len(row["votes"]) >= options.min_votes and row["agreement"] >= options.min_agreement
         if row and (enough or row["adjudicated"]):
@@ -149,7 +151,7 @@ def _ranking(asked: Asked, who: People, options: Options) -> Row | None:
     worths, table = ORDERS[options.order](table_of(asked.decisive)), table_of(votes)
     order = sorted({-worth for worth in worths})
     ranking = [order.index(-worth) for worth in worths]
-    shared = _shared(asked, votes, who, options)
+    shared = _shared(asked, votes, who)
     return {
         "prompt": asked.item.messages or asked.item.text,
         "responses": [r.text for r in ranked],
@@ -178,7 +180,7 @@ def unpaired(db: Connection, query: Query, options: Options) -> list[Row]:
     A response called unacceptable counts as at the bottom; in an answer that ties all, none is at either end.
     """
     who, rows = people(db, options.salt), []
-    for response, of_response in _by_response(gather(db, query)):
+    for response, of_response in _by_response(gather(db, query, held_out=options.held_out)):
         ends = [(asked, j, end) for asked in of_response for j in asked.decisive if (end := _end(j, response.id))]
         ups, downs = (sum(end == side for *_, end in ends) for side in (1, -1))
         few = len(ends) < options.min_votes or max(ups, downs) < options.min_agreement * len(ends)
@@ -193,7 +195,7 @@ def unpaired(db: Connection, query: Query, options: Options) -> list[Row]:
                 "label": ups > downs,
                 "votes": {"desirable": ups, "undesirable": downs},
                 "adjudicated": adjudicated,
-                **_shared(of_response[0], votes, who, options),
+                **_shared(of_response[0], votes, who),
                 **_single(response, [asked for asked, *_ in ends], votes),
                 "meta": item.meta or {},
             }
@@ -216,7 +218,7 @@ def ratings(db: Connection, query: Query, options: Options) -> list[Row]:
     if options.min_agreement:
         raise InputError("min_agreement: ratings have no majority to agree with; leave it out")
     who, rows = people(db, options.salt), []
-    for response, of_response in _by_response(gather(db, query)):
+    for response, of_response in _by_response(gather(db, query, held_out=options.held_out)):
         rated = [(a, j) for a in of_response for j in a.judged if (j.ratings or {}).get(response.id)]
         if not rated or len(rated) < options.min_votes:
             continue
@@ -231,7 +233,7 @@ def ratings(db: Connection, query: Query, options: Options) -> list[Row]:
                 "response": said(item, response),
                 "ratings": {name: _summary(values[name]) for name in sorted(values)},
                 "votes": len(votes),
-                **_shared(of_response[0], votes, who, options),
+                **_shared(of_response[0], votes, who),
                 **_single(response, [asked for asked, _ in rated], votes),
                 "meta": item.meta or {},
             }
@@ -254,7 +256,7 @@ def demonstrations(db: Connection, query: Query, options: Options) -> list[Row]:
             "prompt": asked.item.messages or asked.item.text,
             "completion": _turn(asked.item, j.correction),
             "originals": [r.text for r in asked.responses],
-            **_shared(asked, [j], who, options),
+            **_shared(asked, [j], who),
             "ids": {
                 "item": asked.item.key,
                 "prompt": asked.item.prompt_key,
@@ -263,7 +265,7 @@ def demonstrations(db: Connection, query: Query, options: Options) -> list[Row]:
             },
             "meta": asked.item.meta or {},
         }
-        for asked in gather(db, query)
+        for asked in gather(db, query, held_out=options.held_out)
         for j in asked.judged
         if j.correction is not None
     ]
@@ -275,12 +277,12 @@ def judgements(db: Connection, query: Query, options: Options) -> list[Row]:
         raise InputError("min_votes and min_agreement: are for shapes that gather votes; leave them out")
     who = people(db, options.salt)
     named = {row.id: row.name for row in db.execute(select(projects.c.id, projects.c.name))}
-    everything = gather(db, query, gold=True)
+    everything = gather(db, query, gold=True, held_out=options.held_out)
     told = [(j, asked) for asked in everything for j in (*asked.judged, asked.last_word) if j is not None]
-    return [_judgement(j, asked, who, named, options) for j, asked in sorted(told, key=lambda pair: pair[0].id)]
+    return [_judgement(j, asked, who, named) for j, asked in sorted(told, key=lambda pair: pair[0].id)]
 
 
-def _judgement(j: Judgement, asked: Asked, who: People, named: Mapping[int, str], options: Options) -> Row:
+def _judgement(j: Judgement, asked: Asked, who: People, named: Mapping[int, str]) -> Row:
     item, responses = asked.item, {r.id: r for r in asked.responses}
     gold = item.gold or {}
     return {
@@ -299,7 +301,7 @@ def _judgement(j: Judgement, asked: Asked, who: People, named: Mapping[int, str]
         "gold": [gold.get(str(i)) for i in j.shown] if gold else None,
         **{name: getattr(j, name) for name in ("seconds", "created", "guideline")},
         "order_known": order_known(j),
-        "split": split_of(item.prompt_key, options.held_out),
+        "split": asked.split,
         "ids": {
             "item": item.key,
             "prompt": item.prompt_key,
@@ -333,12 +335,12 @@ def _by_response(everything: Sequence[Asked]) -> Iterator[tuple[AnyRow, list[Ask
         yield response, of_response[identity]
 
 
-def _shared(asked: Asked, votes: Sequence[Judgement], who: People, options: Options) -> Row:
+def _shared(asked: Asked, votes: Sequence[Judgement], who: People) -> Row:
     versions = sorted({j.guideline for j in votes})
     return {
         "annotators": [who.hidden(j.user) for j in votes],
         "guideline": versions[0] if len(versions) == 1 else versions,
-        "split": split_of(asked.item.prompt_key, options.held_out),
+        "split": asked.split,
     }
 
 
