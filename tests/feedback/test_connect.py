@@ -68,6 +68,13 @@ def test_first_come_first_served(engine: Engine) -> None:
         thread.join()
 
 
+def test_a_write_within_a_write_says_so_and_waits_for_nobody(engine: Engine) -> None:
+    with writing(engine), pytest.raises(RuntimeError, match="writing to the store already"), writing(engine):
+        pass
+    with writing(engine):
+        pass
+
+
 @pytest.mark.parametrize("others", [0, 1])
 def test_who_is_called_away_holds_nobody_up(engine: Engine, others: int) -> None:
     """Ctrl-C while the main thread waits."""

@@ -33,37 +33,39 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class _Queue:
-    """A lock that goes to the thread which has waited for it longest."""
+    """A lock that goes to the thread which has waited for it longest. RuntimeError for who holds it already."""
 
     def __init__(self) -> None:
         self._inner = threading.Lock()
-        self._taken = False
-        self._waiting: deque[threading.Lock] = deque()
+        self._holder: int | None = None  # a thread
+        self._waiting: deque[tuple[int, threading.Lock]] = deque()
 
     def __enter__(self) -> None:
+        me, turn = threading.get_ident(), threading.Lock()
         with self._inner:
-            if not self._taken:
-                self._taken = True
+            if self._holder is None:
+                self._holder = me
                 return
-            turn = threading.Lock()
+            if self._holder == me:
+                raise RuntimeError("this thread is writing to the store already")
             turn.acquire()
-            self._waiting.append(turn)
+            self._waiting.append((me, turn))
         try:
             turn.acquire()
         except BaseException:  # Ctrl-C in the queue: leave it, or hand on what came at that moment
             with self._inner:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
+                if (me, turn) in self._waiting:
+                    self._waiting.remove((me, turn))
                     raise
             self.__exit__()
             raise
 
     def __exit__(self, *_error: object) -> None:
         with self._inner:
+            self._holder = None
             if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._taken = False
+                self._holder, turn = self._waiting.popleft()
+                turn.release()
 
 
 _turns: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
