@@ -200,6 +200,29 @@ def test_undo_reopens_once_and_its_replay_says_the_same(store: Store, program: M
     assert say(browser, task, "again", ranking=[1, 0]).json()["revision"] == 2
 
 
+@pytest.mark.parametrize("state", ["paused", "closed"])
+def test_answers_stay_once_a_project_hands_out_nothing(store: Store, program: Make, state: Any) -> None:
+    """Taken back, their tasks would not be found again."""
+    project = of_kind(store, "pair", [["a", "b"], ["c", "d"]])
+    browser = program("ann", project)
+    (task,) = claimed(browser, project)
+    say(browser, task, ranking=[0, 1])
+    undo = "/api/assignments/1/undo"
+    assert browser.post(undo, json={"submit_key": "u"}).json()["action"] == "undo"
+    say(browser, task, "again", ranking=[1, 0])
+    assert ">Change</button>" in browser.get(f"/projects/{project}/history").text
+    store.change_project(project, state=state)
+    refused = browser.post(undo, json={"submit_key": "u2"})
+    assert (refused.status_code, refused.json()["error"]) == (
+        409,
+        f"task 1: its project is {state}, so its answer stays as it is",
+    )
+    assert browser.post(undo, json={"submit_key": "u"}).json()["action"] == "undo"  # what was done before
+    page = browser.get(f"/projects/{project}/history").text
+    assert f"The project is {state}, so answers stay as they are." in page
+    assert ">Change</button>" not in page
+
+
 def test_a_lost_lease_is_a_conflict_only_when_others_took_the_place(store: Store, clock: Any, program: Make) -> None:
     project = store.add_project("one each", settings=Settings(overlap=1, lease=60))
     add_items(store, project, [["a", "b"]], overlap=1)

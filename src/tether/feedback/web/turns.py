@@ -29,6 +29,7 @@ _mine = select(assignments.c.id).where(assignments.c.user_id == bindparam("user"
 _EARLIER = select(func.count()).select_from(_mine.where(assignments.c.id < bindparam("first")).subquery())
 _SINCE = _mine.where(assignments.c.id.between(bindparam("first"), bindparam("last"))).order_by(assignments.c.id)
 _NTH = _mine.order_by(assignments.c.id).offset(bindparam("skipped", type_=Integer)).limit(1)
+_PROJECT = select(items.c.project_id).join_from(assignments, items).where(assignments.c.id == bindparam("turn"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +102,19 @@ def stored_answer(db: Connection, user: int, number: int, submit_key: str) -> Ju
 
 
 def take_back(store: Store, user: int, number: int, submit_key: str) -> Judgement:
-    """Takes the answer of a turn back; the same key again returns the same. Conflict: there is none in force."""
+    """Takes the answer of a turn back; the same key again returns the same.
+
+    Conflict: there is none in force, or its project hands out nothing, so that the task might never be found again.
+    """
     with store.reading() as db:
         identity = identity_of(db, user, number)
         found = queries.history(db, identity)
+        state = projects.one_project(db, db.execute(_PROJECT, {"turn": identity}).scalar_one()).state
     if not found:
         raise Conflict(f"task {number}: is not answered yet, so there is nothing to take back")
     replayed = next((j for j in found if j.submit_key == submit_key and j.supersedes is not None), None)
+    if replayed is None and state != "open":
+        raise Conflict(f"task {number}: its project is {state}, so its answer stays as it is")
     before = replayed.supersedes if replayed is not None and replayed.action == "undo" else found[-1].id
     try:
         return store.undo(int(before or 0), submit_key, by=user)
