@@ -184,6 +184,20 @@ def test_order_of_items_people_and_names_of_categories_do_not_matter():
         assert statistic(turned).estimate == pytest.approx(statistic(table).estimate)
 
 
+def test_categories_may_have_any_numbers():
+    few = ratings(3, people=2, missing=0.2)
+    few = np.where(few == 2, 1, few)
+    ids = np.where(few < 0, -1, np.array([3, 10_000_000])[few])
+    both = (few >= 0).all(1)
+    for level in ("nominal", "ordinal", "interval"):
+        alike = krippendorff_alpha(few, level=level, num=50)
+        assert alike.low < alike.estimate < alike.high
+        assert krippendorff_alpha(ids, level=level, num=50) == pytest.approx(alike)
+    assert raw_agreement(ids, num=50) == raw_agreement(few, num=50)
+    assert fleiss_kappa(ids[both], num=50) == fleiss_kappa(few[both], num=50)
+    assert cohen_kappa(*ids.T, num=50) == cohen_kappa(*few.T, num=50)
+
+
 def test_what_cannot_be_told_is_nan_and_null_in_json():
     for table in ([[0, 0], [0, 0]], [[0, -1], [-1, 1]], np.zeros((0, 2), int)):
         found = krippendorff_alpha(table)

@@ -67,7 +67,7 @@ def raw_agreement(table: ArrayLike, *, clusters: ArrayLike | None = None, num: i
 
     `clusters` (I,): rows with the same number are resampled together, as the pairs of one ranking must be.
     """
-    counts = _counts(table)
+    counts = _counts(table)[1]
     rated = counts.sum(1)
     agreeing, pairs = (counts * (counts - 1)).sum(1), rated * (rated - 1)
     return _bootstrap(len(counts), lambda weights: (weights @ agreeing) / (weights @ pairs), num, seed, clusters)
@@ -90,10 +90,11 @@ def cohen_kappa(
         raise InputError(f"ratings of shapes {one.shape} and {other.shape}: must be one of each for every item")
     table = _checked(np.stack([one, other], axis=1))
     table = table[(table >= 0).all(1)]
-    categories = np.arange(int(table.max(initial=0)) + 1)
+    categories, said = np.unique(table, return_inverse=True)
+    said = said.reshape(table.shape)
     cost = COHEN_WEIGHTS[weights](np.abs(np.subtract.outer(categories, categories)).astype(np.float64))
-    seen = (table[:, :, None] == categories).reshape(len(table), 2 * len(cost)).astype(np.float64)  # (I, 2·C)
-    paid = cost[table[:, 0], table[:, 1]]
+    seen = np.eye(len(cost))[said].reshape(len(table), 2 * len(cost))  # (I, 2·C)
+    paid = cost[said[:, 0], said[:, 1]]
 
     def kappa(drawn: _Floats) -> _Floats:
         share = (drawn @ seen).reshape(-1, 2, len(cost)) / drawn.sum(1)[:, None, None]
@@ -106,7 +107,7 @@ def cohen_kappa(
 
 def fleiss_kappa(table: ArrayLike, *, num: int = 2000, seed: int = 0) -> Interval:
     """Fleiss' κ (1971). InputError unless every item has the same number, two or more, of ratings."""
-    counts = _counts(table)
+    counts = _counts(table)[1]
     each = counts.sum(1)
     if len(each) and (each.min() != each.max() or each[0] < 2):
         raise InputError(
@@ -146,30 +147,29 @@ def krippendorff_alpha(
     """
     if level not in _DISAGREEMENT:
         raise InputError(f"Krippendorff's alpha: level {level!r} is none of {', '.join(_DISAGREEMENT)}")
-    counts = _counts(table)
+    categories, counts = _counts(table)
     several = counts.sum(1) >= 2
     counts, observed_and_expected = counts[several], _DISAGREEMENT[level]
 
     def alpha(weights: _Floats) -> _Floats:
-        observed, expected = observed_and_expected(counts, weights)
+        observed, expected = observed_and_expected(categories, counts, weights)
         found: _Floats = 1 - ((weights @ counts.sum(1)) - 1) * observed / expected
         return found
 
     return _bootstrap(len(counts), alpha, num, seed, None if clusters is None else np.asarray(clusters)[several])
 
 
-def _nominal(counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
+def _nominal(categories: _Floats, counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
     """(B,) Σ_i Σ_cd n_ic n_id δ²_cd / (m_i - 1) and (B,) Σ_cd n_c n_d δ²_cd."""
     rated, total = counts.sum(1), weights @ counts
     return weights @ ((rated**2 - (counts**2).sum(1)) / (rated - 1)), total.sum(1) ** 2 - (total**2).sum(1)
 
 
-def _interval(counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
-    categories = np.arange(counts.shape[1], dtype=np.float64)
+def _interval(categories: _Floats, counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
     return _apart(counts, weights, np.broadcast_to(categories, (len(weights), len(categories))))
 
 
-def _ordinal(counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
+def _ordinal(categories: _Floats, counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
     total = weights @ counts
     return _apart(counts, weights, np.cumsum(total, axis=1) - total / 2)
 
@@ -183,7 +183,7 @@ def _apart(counts: _Floats, weights: _Floats, places: _Floats) -> tuple[_Floats,
     return observed, 2 * total.sum(1) * (total * places**2).sum(1)
 
 
-_DISAGREEMENT: Mapping[str, Callable[[_Floats, _Floats], tuple[_Floats, _Floats]]] = {
+_DISAGREEMENT: Mapping[str, Callable[[_Floats, _Floats, _Floats], tuple[_Floats, _Floats]]] = {
     "nominal": _nominal,
     "ordinal": _ordinal,
     "interval": _interval,
@@ -241,12 +241,14 @@ def _checked(table: ArrayLike) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _counts(table: ArrayLike) -> _Floats:
-    """(I, C): how many annotators gave item i category c."""
+def _counts(table: ArrayLike) -> tuple[_Floats, _Floats]:
+    """(C,) the categories given, rising, whatever their numbers; (I, C) how many annotators gave item i each."""
     ratings = _checked(table)
-    categories = np.arange(int(ratings.max(initial=0)) + 1)
-    counts: _Floats = (ratings[:, :, None] == categories).sum(1).astype(np.float64)
-    return counts
+    rows, columns = np.nonzero(ratings >= 0)
+    categories, said = np.unique(ratings[rows, columns], return_inverse=True)
+    shape = (len(ratings), len(categories))
+    counts = np.bincount(rows * len(categories) + said, minlength=shape[0] * shape[1]).reshape(shape)
+    return categories.astype(np.float64), counts.astype(np.float64)
 
 
 def _bootstrap(
