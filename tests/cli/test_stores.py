@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,60 @@ def test_training_takes_what_is_exported(verb, shape, place, capsys):
     assert main(["export", "s.db", "--shape", shape, "--out", "data.jsonl"]) == 0
     assert main(learn(verb, "data.jsonl")) == 0
     assert (place / "out" / "model").is_dir()
+
+
+@pytest.fixture
+def thumbs(place: Path) -> list[dict]:
+    """KTO's rows, imported into `t.db` and exported to `thumbs.jsonl` and, by `datasets`, to `thumbs`."""
+    rows = [
+        {"prompt": f"how are you {n}", "completion": (KIND, CROSS)[n % 2][0], "label": n % 2 == 0} for n in range(8)
+    ]
+    (place / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["import", "kto.jsonl", "--store", "t.db", "--project", "thumbs"]) == 0
+    for out in ("thumbs.jsonl", "thumbs"):
+        assert main(["export", "t.db", "--shape", "unpaired", "--out", out, "--format", "datasets"]) == 0
+    return rows
+
+
+def test_kto_s_rows_come_back_and_train(thumbs, place):
+    told = [json.loads(line) for line in (place / "thumbs.jsonl").read_text().splitlines()]
+    assert [{name: row[name] for name in thumbs[0]} for row in told] == thumbs
+    assert main(learn("kto", "thumbs.jsonl")) == 0
+    assert (place / "out" / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_trl_s_kto_trains_on_them(thumbs, place):
+    pytest.importorskip("trl")
+    import datasets
+    import transformers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TRL, torch and accelerate about each other
+        from trl import KTOConfig, KTOTrainer
+
+        config = KTOConfig(
+            output_dir=str(place / "trl"),
+            per_device_train_batch_size=4,
+            max_steps=2,
+            logging_steps=1,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = KTOTrainer(
+            transformers.AutoModelForCausalLM.from_pretrained(place / "chat"),
+            args=config,
+            train_dataset=datasets.load_from_disk(str(place / "thumbs"))["train"],
+            processing_class=transformers.AutoTokenizer.from_pretrained(place / "chat"),
+        )
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,25 @@ def test_rankings_and_thumbs(store, tmp_path):
     assert {r["response"]: r["ratings"]["desirable"]["mean"] for r in rows} == {"a": 1, "b": 0}
 
 
+CHAT = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "c"}]}
+
+
+@pytest.mark.parametrize("labels", [(True, False, False), (True, True, True), (False, False, False)])
+def test_thumbs_come_back_and_so_do_the_judgements_made_of_them(labels, store, tmp_path):
+    told = [{"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": "b"}, CHAT]
+    rows = [row | {"label": label} for row, label in zip(told, labels, strict=True)]
+    found = import_answers(store, put(tmp_path, rows), "k")
+    assert store.project(found.project).settings.attributes == (Attribute(name="desirable", low=0, high=1),)
+    make_dataset(store, tmp_path / "j.jsonl", "judgements")
+    with Store.open(tmp_path / "copy.db") as copy:
+        import_answers(copy, DataConfig(path=str(tmp_path / "j.jsonl")), "k")
+        for one in (store, copy):
+            with one.reading() as db:
+                made = rows_of(db, "unpaired", Query(), Options())
+            assert [{name: row[name] for name in ("prompt", "completion", "label")} for row in made] == rows
+            assert all(sum(row["votes"].values()) == 1 for row in made)
+
+
 def test_ultrafeedback_is_a_model_s_ranking(store, tmp_path):
     def completion(model: str, text: str, overall: float, honest: str) -> dict[str, Any]:
         told = {"honesty": {"Rating": honest, "Rationale": "…"}, "helpfulness": {"Rating": "3"}}

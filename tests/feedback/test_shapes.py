@@ -114,6 +114,36 @@ def test_thumbs_by_hand(store):
     assert [row["completion"] for row in rows(store, "unpaired", min_agreement=0.9)] == ["b"]
 
 
+def test_thumbs_of_a_rating_project_by_hand(store):
+    def rate(name: str, low: int, votes: str, also: tuple[Attribute, ...] = ()) -> None:
+        asked = (Attribute(name=name, low=low, high=1 if low == 0 else 5), *also)
+        project = store.add_project(f"{name} {low}", "rating", Settings(attributes=asked))
+        ids = ask(store, "ab", kind="rating", project=project)
+        for number, (a, b) in enumerate(zip(votes[::2], votes[1::2], strict=True)):
+            said = {ids["a"]: {name: int(a)}, ids["b"]: {name: int(b)}}
+            for rated in said.values():
+                rated |= {one.name: 7 for one in also}
+            answer(store, f"{number}", project, ratings=said)
+
+    rate("brief", 0, "0000")  # another question
+    rate("desirable", 1, "1111")  # another scale
+    assert rows(store, "unpaired") == []
+    rate("desirable", 0, "100110", (Attribute(name="kind"),))  # a: 1, 0, 1; b: 0, 1, 0
+    found = {row["completion"]: row for row in rows(store, "unpaired")}
+    assert {text: (row["label"], row["votes"]) for text, row in found.items()} == {
+        "a": (True, {"desirable": 2, "undesirable": 1}),
+        "b": (False, {"desirable": 1, "undesirable": 2}),
+    }
+    assert rows(store, "unpaired", min_votes=4) == rows(store, "unpaired", min_agreement=0.7) == []
+    ids = ask(store, "abc")
+    answer(store, "u", ranking=order(ids, "c>a>b"))  # nothing of a ranking's middle, one more against b
+    assert {row["completion"]: row["votes"]["undesirable"] for row in rows(store, "unpaired")} == {
+        "a": 1,
+        "b": 3,
+        "c": 0,
+    }
+
+
 def test_a_response_gathers_votes_of_all_its_items(store):
     ids = ask(store, "abc")
     answer(store, "u", ranking=order(ids, "a>b>c"))

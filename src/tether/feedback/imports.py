@@ -39,7 +39,7 @@ from tether.feedback.readers import READERS, format_of
 from tether.feedback.records import Answer, ItemKind, NewItem, NewPrompt, NewResponse
 from tether.feedback.schema import assignments, items, judgements, projects
 from tether.feedback.schema import users as accounts
-from tether.feedback.shapes import IMPORTED, UNKNOWN_ORDER
+from tether.feedback.shapes import DESIRABLE, IMPORTED, UNKNOWN_ORDER
 from tether.feedback.store import Store
 from tether.feedback.work import submit
 
@@ -149,6 +149,8 @@ def _new_project(db: Connection, name: str, kind: ItemKind | None, records: Sequ
 
 
 def _scale(attribute: str, values: Sequence[int]) -> Attribute:
+    if attribute == DESIRABLE.name and set(values) <= {DESIRABLE.low, DESIRABLE.high}:
+        return DESIRABLE  # where all are 1, the values alone would make a scale from 1 of it
     low, high = min(*values, 1), max(values)
     if not 0 < len(attribute) <= 40:
         raise InputError(f"attribute {attribute!r}: its name must have 1 to 40 characters")

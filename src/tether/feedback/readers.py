@@ -21,6 +21,7 @@ from tether.feedback.facts import check_text
 from tether.feedback.foreign import Reading, Record, Said, said_last
 from tether.feedback.judgement_rows import read_judgements
 from tether.feedback.label_studio import is_label_studio, read_label_studio
+from tether.feedback.shapes import DESIRABLE
 
 
 def format_of(rows: Sequence[Row], source: str) -> str:
@@ -121,7 +122,7 @@ def _plain(example: Example, found: str, where: str, reading: Reading) -> Record
     best = min(example.labels)
     said = Said(reading.annotator, ranks=tuple(rank - best for rank in example.labels))
     if found == "unpaired":
-        said = Said(reading.annotator, ratings=({"desirable": int(example.labels[0])},))
+        said = Said(reading.annotator, ratings=({DESIRABLE.name: int(example.labels[0])},))
     return Record(
         where,
         asked if isinstance(asked, str) else said_last(asked),

@@ -15,7 +15,7 @@ however few. Annotators are named by salted hashes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,15 @@ from tether.errors import InputError
 from tether.feedback.export import Export, export, items_of, pseudonym, said, splits
 from tether.feedback.margins import check_margin
 from tether.feedback.orders import ORDERS, agreement
+from tether.feedback.projects import Attribute, settings_of
 from tether.feedback.queries import adjudications, in_force
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import AnyRow, projects, users
 
 Row = dict[str, Any]
+
+DESIRABLE = Attribute(name="desirable", low=0, high=1)
+"""What a rating project rates whose answers are KTO's labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +182,13 @@ def unpaired(db: Connection, query: Query, options: Options) -> list[Row]:
     """One row a response: whether more annotators put it alone or with others at the top than at the bottom.
 
     A response called unacceptable counts as at the bottom; in an answer that ties all, none is at either end.
+    In a rating project that rates `DESIRABLE`, 1 is the top and 0 the bottom.
     """
     who, rows = people(db, options.salt), []
+    rating = db.execute(select(projects.c.id, projects.c.settings).where(projects.c.kind == "rating"))
+    thumbs = {row.id for row in rating if DESIRABLE in settings_of(row.settings).attributes}
     for response, of_response in _by_response(gather(db, query, held_out=options.held_out)):
-        ends = [(asked, j, end) for asked in of_response for j in asked.decisive if (end := _end(j, response.id))]
+        ends = [(asked, j, end) for asked in of_response for j, end in _ends(asked, response.id, thumbs) if end]
         ups, downs = (sum(end == side for *_, end in ends) for side in (1, -1))
         few = len(ends) < options.min_votes or max(ups, downs) < options.min_agreement * len(ends)
         adjudicated = any(asked.last_word is not None for asked, *_ in ends)
@@ -201,6 +208,14 @@ def unpaired(db: Connection, query: Query, options: Options) -> list[Row]:
             }
         )
     return rows
+
+
+def _ends(asked: Asked, response: int, thumbs: Container[int]) -> list[tuple[Judgement, int]]:
+    """The answers that count, each with 1 where it puts the response at the top, -1 at the bottom, else 0."""
+    if asked.item.project_id not in thumbs:
+        return [(j, _end(j, response)) for j in asked.decisive]
+    rated = [(j, (j.ratings or {}).get(response, {}).get(DESIRABLE.name)) for j in asked.judged]
+    return [(j, {0: -1, 1: 1}.get(value, 0)) for j, value in rated if value is not None]
 
 
 def _end(judgement: Judgement, response: int) -> int:
