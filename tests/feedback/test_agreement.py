@@ -19,6 +19,7 @@ from tether.feedback.agreement import (
     krippendorff_alpha,
     position_bias,
     ranking_pairs,
+    rating_agreement,
     raw_agreement,
 )
 from tether.types import Interval
@@ -182,6 +183,35 @@ def test_order_of_items_people_and_names_of_categories_do_not_matter():
     turned = np.where(turned < 0, -1, np.array([7, 0, 4])[turned])
     for statistic in (raw_agreement, krippendorff_alpha):
         assert statistic(turned).estimate == pytest.approx(statistic(table).estimate)
+
+
+def test_ratings_agree_by_hand():
+    # 1, 2, 2, 2, 3 have mean ranks .5, 2.5, 4.5; one in a thousand rated once tells nothing.
+    found = rating_agreement({(1, 7): {5: 1, 6: 2}, (1, 8): {5: 2, 6: 2, 9: 3}, (2, 9): {9: 1000}})
+    assert found.units == 2
+    assert found.alpha.estimate == pytest.approx(1 - 4 * (2 * 4 + 4 * 4 / 2) / (2 * (3 * 4 + 3 * 4 + 16)))  # 0.2
+    assert math.isnan(found.alpha.low)  # one item
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agreement_of_ratings_is_the_krippendorff_packages_ordinal_alpha(seed):
+    table = scores(seed, people=5, missing=0.4)
+    said = {
+        (row // 3, row): {user: int(value) - 3 for user, value in enumerate(values) if value >= 0}  # of -3 to 3
+        for row, values in enumerate(table)
+    }
+    data = np.where(table < 0, np.nan, table - 3.0).T
+    units, alpha = rating_agreement(said)
+    assert units == ((table >= 0).sum(1) > 1).sum()
+    assert alpha.estimate == pytest.approx(krippendorff.alpha(data, level_of_measurement="ordinal"), abs=1e-9)
+    assert alpha.low < alpha.estimate < alpha.high
+    assert alpha == pytest.approx(krippendorff_alpha(table, level="ordinal", clusters=np.arange(60) // 3))
+
+
+def test_ratings_without_two_or_without_a_difference_have_no_alpha():
+    for said, units in (({}, 0), ({(1, 2): {1: 4}, (2, 3): {2: 5}}, 0), ({(1, 2): {1: 4, 2: 4}}, 1)):
+        found = rating_agreement(said)
+        assert (found.units, math.isnan(found.alpha.estimate)) == (units, True)
 
 
 def test_categories_may_have_any_numbers():

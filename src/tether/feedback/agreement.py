@@ -159,6 +159,34 @@ def krippendorff_alpha(
     return _bootstrap(len(counts), alpha, num, seed, None if clusters is None else np.asarray(clusters)[several])
 
 
+class Rated(NamedTuple):
+    """How far annotators agree in rating responses by one attribute."""
+
+    units: int
+    """Responses of an item that two annotators or more rated."""
+    alpha: Interval
+    """Krippendorff's α, ordinal, over these units; drawn together by the item."""
+
+
+def rating_agreement(ratings: Mapping[tuple[int, int], Mapping[int, int]]) -> Rated:
+    """(item, response) → annotator → rating, any whole number: only their order counts.
+
+    >>> units, alpha = rating_agreement({(1, 7): {1: 1, 2: 1}, (2, 8): {1: -2, 2: 2}, (3, 9): {2: 2}})
+    >>> units, round(alpha.estimate, 4)  # of -2, 1, 1, 2: mean ranks .5, 2, 2, 3.5; 1 - 3 · 2 · 3² / (2 · 4 · 4.5)
+    (2, -0.5)
+    """
+    shared = {unit: said for unit, said in ratings.items() if len(said) > 1}
+    columns = {user: at for at, user in enumerate(sorted({user for said in shared.values() for user in said}))}
+    places = {
+        value: at for at, value in enumerate(sorted({value for said in shared.values() for value in said.values()}))
+    }
+    table = np.full((len(shared), len(columns)), -1)
+    for row, said in zip(table, shared.values(), strict=True):
+        for user, value in said.items():
+            row[columns[user]] = places[value]
+    return Rated(len(shared), krippendorff_alpha(table, level="ordinal", clusters=[item for item, _ in shared]))
+
+
 def _nominal(categories: _Floats, counts: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
     """(B,) Σ_i Σ_cd n_ic n_id δ²_cd / (m_i - 1) and (B,) Σ_cd n_c n_d δ²_cd."""
     rated, total = counts.sum(1), weights @ counts

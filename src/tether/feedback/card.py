@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import Connection, select
 
-from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, raw_agreement
+from tether.feedback.agreement import (
+    Bias,
+    Rated,
+    krippendorff_alpha,
+    position_bias,
+    rating_agreement,
+    raw_agreement,
+)
 from tether.feedback.facts import find
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import guidelines, project_guidelines, projects
@@ -74,6 +81,8 @@ class Facts:
     agreement: Interval
     """Share of pairs of annotators who said the same of the same two responses (first, second, tie)."""
     alpha: Interval
+    rated: Mapping[tuple[str, str], Rated]
+    """Project and attribute → agreement in rating by it; scales of the same name may differ between projects."""
     bias: Bias
     """How often the first shown of a pair won, where the order is known."""
     imported: int
@@ -109,6 +118,7 @@ def facts_about(db: Connection, everything: Sequence[Asked], salt: str) -> Facts
         annotators=_annotators(judged, who),
         agreement=raw_agreement(table, clusters=clusters),
         alpha=krippendorff_alpha(table, clusters=clusters),
+        rated=_rated(everything, named),
         bias=_bias(said),
         imported=sum(j.submit_key.startswith(IMPORTED) for j in said),
         checkpoints=sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])),
@@ -130,6 +140,16 @@ def _comparisons(everything: Sequence[Asked]) -> tuple[Any, Any]:
             rows.append(row)
             clusters.append(number)
     return np.array(rows, dtype=np.int64).reshape(len(rows), len(columns)), np.array(clusters, dtype=np.int64)
+
+
+def _rated(everything: Sequence[Asked], named: Mapping[int, str]) -> dict[tuple[str, str], Rated]:
+    found: dict[tuple[str, str], dict[tuple[int, int], dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
+    for asked in everything:
+        for j in asked.judged:
+            for response, values in (j.ratings or {}).items():
+                for attribute, value in values.items():
+                    found[named[asked.item.project_id], attribute][j.item, response][j.user] = value
+    return {scale: rating_agreement(found[scale]) for scale in sorted(found)}
 
 
 def _annotators(judged: Iterable[Judgement], who: People) -> list[Annotator]:
@@ -239,6 +259,12 @@ def _agreement(facts: Facts) -> str:
             f"- Krippendorff's α: {_number(facts.alpha)} (0 is chance, 1 is full agreement).",
             f"- Ties: {_percent(facts.ties, facts.comparisons)} of {facts.comparisons} comparisons.",
         ]
+    for (project, attribute), (units, alpha) in facts.rated.items():
+        where = f" in {_line(project)}" if len(facts.projects) > 1 else ""
+        lines.append(
+            f"- Ratings by “{_line(attribute)}”{where}: Krippendorff's α, ordinal, {_number(alpha)}, over "
+            f"{_count(units, 'response')} that two annotators or more rated (95 % bootstrap interval over items)."
+        )
     lines += [
         f"- All responses bad: {_percent(facts.all_bad, facts.answers)} of {facts.answers} answers.",
         f"- Skipped: {_percent(facts.skips, facts.skips + facts.answers)} of {facts.skips + facts.answers} turns.",

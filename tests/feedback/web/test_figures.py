@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import krippendorff
+import numpy as np
 import pytest
 
-from tether.feedback.projects import Settings
+from tether.feedback.dataset import make_dataset
+from tether.feedback.projects import Attribute, Settings
 from tether.feedback.queries import in_force
 from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.web import dashboard, figures
@@ -123,6 +126,49 @@ def test_all_flags_can_be_reached(admin, store, project, monkeypatch):
     newest, older = admin.get(flags).text, admin.get(f"{flags}?after=2").text
     assert re.findall(r"Other: \d", newest + older) == ["Other: 2", "Other: 1", "Other: 0"]
     assert ("3 in all" in newest, f'href="{flags}?after=2"' in newest, ">Older<" in older) == (True, True, False)
+
+
+def rate(store, project, name, *items):
+    """Everything rated as helpful as said of each response of items 1, 2, …, and as safe as ever."""
+    for _ in items:
+        turn = store.claim(store.add_user(name, "simulated"), project)
+        values = zip(sorted(r.id for r in turn.responses), items[turn.item - 1], strict=True)
+        said = {response: {"Helpful": value, "Safe": 0} for response, value in values}
+        guideline = store.project(project).guideline.id
+        store.submit(turn.id, None, f"{name}-{turn.id}", guideline=guideline, ratings=said)
+
+
+def test_agreement_of_ratings_is_told_alike_by_the_overview_and_the_card(admin, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "_SHARE", 1e9)
+    scales = (Attribute(name="Helpful"), Attribute(name="Safe", low=-2, high=2))
+    made = store.add_project("essays", "rating", Settings(attributes=scales))
+    store.add_guideline("Be kind.", made)
+    prompts = store.add_prompts(NewPrompt(f"essay {i}") for i in range(3))
+    texts = store.add_responses(NewResponse(p, text) for p in prompts for text in ("a", "b"))
+    store.add_items(NewItem(texts[at : at + 2], project=made, kind="rating") for at in (0, 2, 4))
+
+    board = Board(store)
+    rate(store, made, "x", (1, 7), (4, 6), (2, 3))
+    assert [units for units, _ in board.of(made).facts.rated.values()] == [0, 0]
+    assert "It appears once two annotators have rated the same response." in said(admin.get(f"/admin/projects/{made}"))
+    rate(store, made, "y", (2, 6), (4, 7), (6, 2))
+
+    table = np.array([[1, 7, 4, 6, 2, 3], [2, 6, 4, 7, 6, 2]])
+    oracle = krippendorff.alpha(table, level_of_measurement="ordinal")
+    rated = board.of(made).facts.rated
+    helpful, safe = rated["essays", "Helpful"], rated["essays", "Safe"]
+    assert helpful.units == safe.units == 6
+    assert helpful.alpha.estimate == pytest.approx(oracle)
+    assert helpful.alpha.low < oracle <= helpful.alpha.high
+
+    low, high = (f"{value:.2f}" for value in helpful.alpha[1:])
+    text = said(admin.get(f"/admin/projects/{made}")).replace("\u2212", "-")
+    assert f"α of “Helpful” {oracle:.2f} {low} to {high}, n 6" in text
+    assert "α of “Safe” – no interval yet, n 6" in text  # everybody gave 0
+    make_dataset(store, tmp_path / "out", "ratings", query=Query(projects=(made,)))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"“Helpful”: Krippendorff's α, ordinal, {oracle:.2f} ({low} to {high}), over 6 responses" in card
+    assert "“Safe”: Krippendorff's α, ordinal, unknown, over 6 responses" in card
 
 
 def test_a_project_without_comparisons_promises_no_agreement(admin, store):
