@@ -415,6 +415,26 @@ def test_a_store_s_judgements_come_back(store, tmp_path):
                 assert without_names(store, shape) == without_names(copy, shape), shape
 
 
+def test_a_copy_asks_what_was_asked(store, tmp_path):
+    """Of two responses each, or skipped by all: the answers alone do not say of what kind the project was."""
+    for kind, skip in (("ranking", None), ("pair", "unclear"), ("edit", "unclear")):
+        project = store.add_project(kind, kind)
+        guideline, (prompt,) = store.add_guideline("g", project), store.add_prompts([NewPrompt(kind)])
+        ids = store.add_responses([NewResponse(prompt, text) for text in ("ab" if kind != "edit" else "a")])
+        store.add_items([NewItem(ids, 1, kind, project)])
+        held = store.claim(store.add_user("ann"), project)
+        ranking = None if skip else dict.fromkeys(ids, 0)
+        store.submit(held.id, ranking, kind, guideline=guideline, skip=skip)
+        file, asked = tmp_path / f"{kind}.jsonl", Query(projects=(project,))
+        make_dataset(store, file, "judgements", query=asked)
+        with Store.open(tmp_path / f"{kind}.db") as copy:
+            found = import_answers(copy, DataConfig(path=str(file)), "p")
+            assert (copy.project(found.project).kind, found.answers) == (kind, 1)
+    with Store.open(tmp_path / "other.db") as copy:
+        found = import_answers(copy, DataConfig(path=str(tmp_path / "ranking.jsonl")), "p", kind="pair")
+        assert copy.project(found.project).kind == "pair"
+
+
 def without_names(store: Store, shape: str) -> list[Any]:
     with store.reading() as db:
         rows = rows_of(db, shape, Query(), Options())

@@ -43,6 +43,7 @@ RATED = ARGILLA["2 json"] | {
 STARS = [{"from_name": "good", "to_name": f"answer{n}", "type": "rating", "value": {"rating": n}} for n in (1, 2)]
 ORDER = [{"from_name": "r", "type": "ranker", "value": {"ranker": ["llm_c", "llm_a", "llm_b"]}}]
 JUDGED = {
+    "kind": "pair",
     "prompt": [{"role": "user", "content": "q"}],
     "shown": [{"text": text, "checkpoint": None, "ended": True} for text in "ab"],
     "annotator": "0a",
@@ -120,6 +121,7 @@ SAYS = {
     ),
     "no number": (RATED | {"responses": {"reply-1": [{"value": float("nan"), "user_id": "u"}]}}, "nan is no whole"),
     "role": (JUDGED | {"prompt": [{"role": "user"}]}, "prompt: Input should be text, or a list of messages"),
+    "kind": (JUDGED | {"kind": "pairs"}, "kind: Input should be 'pair', 'ranking', 'rating' or 'edit'"),
     "shown": (JUDGED | {"shown": [{"text": "a", "checkpoint": None, "ended": 3}]}, r"shown\.0\.ended: .* boolean"),
     "one each": (JUDGED | {"ranks": [0]}, "ranks has 1 values for 2 responses shown"),
     "meta": (JUDGED | {"meta": "{"}, "meta: is no JSON"),

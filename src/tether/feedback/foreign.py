@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tether.data.formats import ALIASES, ROLES
 from tether.errors import InputError
-from tether.feedback.records import UserKind
+from tether.feedback.records import ItemKind, UserKind
 from tether.types import Message
 
 
@@ -59,6 +59,8 @@ class Record:
     meta: Mapping[str, Any] = field(default_factory=dict)
     left_out: int = 0
     """Answers that are none: drafts."""
+    kind: ItemKind | None = None
+    """What was asked; None where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)

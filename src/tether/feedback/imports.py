@@ -90,7 +90,7 @@ def import_answers(
 ) -> Imported:
     """Adds all answers of a file to the project of this name, made when new: all of them, or none and an InputError.
 
-    `kind` is that of a new project; found from the answers when not given. Items want no more answers than the file
+    `kind` is that of a new project; that of all records, or found from the answers, when not given. Items want no more answers than the file
     has, unless `overlap` says so; those without one want as many as the project's settings say.
     InputError names file, record and field.
     """
@@ -138,7 +138,8 @@ def _new_project(db: Connection, name: str, kind: ItemKind | None, records: Sequ
             for attribute, value in of_response.items():
                 values[attribute].append(value)
     scales = [_scale(attribute, given) for attribute, given in values.items()]
-    sizes = {len(record.responses) for record in records}
+    sizes, told = {len(record.responses) for record in records}, {record.kind for record in records}
+    kind = kind or (told.pop() if len(told) == 1 else None)
     if kind is None and any(one.ranks is not None for one in said):
         kind = "pair" if sizes == {2} else "ranking"
     kind = kind or ("rating" if values else "edit" if any(one.correction is not None for one in said) else None)

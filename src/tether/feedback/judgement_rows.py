@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tether.data.rows import Row
 from tether.errors import InputError
 from tether.feedback.foreign import Reading, Record, Said, said_last
-from tether.feedback.records import UserKind
+from tether.feedback.records import ItemKind, UserKind
 
 _SAID = ("correction", "skip", "rationale", "flag", "strength", "all_bad", "seconds", "created")
 
@@ -40,6 +40,7 @@ class _Judgement(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
+    kind: ItemKind
     prompt: str | list[_Turn] = Field(min_length=1)
     shown: list[_Shown] = Field(min_length=1)
     annotator: str
@@ -120,4 +121,5 @@ def _record(row: _Judgement, where: str) -> Record:
         gold=None if row.gold is None else tuple(row.gold),
         meta=row.meta,
         left_out=int(not annotated),
+        kind=row.kind,
     )
