@@ -47,6 +47,24 @@ def test_every_field_by_hand():
     assert row.keys() == AnnotatorQuality.__dataclass_fields__.keys()
 
 
+def test_answers_that_do_not_compare_the_pair_count_as_answers_only():
+    votes = [
+        Vote("ann", 1, "a", "b", "first", 8.0, 60, 40, gold="a"),
+        Vote("ann", 2, "c", "d", "other", 2.0, 60, 40, gold="c"),  # 100 words take 6 s
+        Vote("ann", 3, "e", "f", "other", 10.0, 60, 40),
+        Vote("ann", 4, "g", "h", "skip", 1.0, 60, 40),
+        Vote("ann", 5, "i", "j", "tie"),
+        Vote("bob", 2, "c", "d", "first"),
+        Vote("bob", 5, "i", "j", "tie"),
+    ]
+    ann, bob = annotator_quality(votes)
+    assert (ann.votes, ann.skips, ann.ties) == (5, 1 / 5, 1 / 2)
+    assert (ann.seconds, ann.fast) == (5.0, 1 / 3)
+    assert (ann.position.num, ann.longer.num, ann.repeats) == (1, 1, 0)
+    assert ann.gold.estimate == ann.below_gold.num == 1
+    assert (ann.agreement, bob.agreement) == (1.0, 1.0)  # on 5; ann says nothing of 2
+
+
 def test_an_annotator_alone_is_compared_to_none():
     row = annotator_quality([Vote("ann", 1, "a", "b", "tie"), Vote("ann", 2, "a", "b", "skip")])[0].as_dict()
     assert row["agreement"] is row["seconds"] is row["fast"] is row["position"]["share"] is None
@@ -168,7 +186,7 @@ def test_holm_by_its_definition():
 @pytest.mark.parametrize(
     ("vote", "message"),
     [
-        (Vote("ann", 1, "a", "b", "left"), "vote 0: choice 'left' is none of first, second, tie, skip"),
+        (Vote("ann", 1, "a", "b", "left"), "vote 0: choice 'left' is none of first, second, tie, other, skip"),
         (Vote("ann", 1, "a", "a", "first"), "compares response 'a' with itself"),
         (Vote("ann", 1, "a", "b", "first", gold="c"), "gold answer 'c' is none of the two"),
     ],

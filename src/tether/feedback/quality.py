@@ -28,8 +28,9 @@ from tether.errors import InputError
 from tether.feedback.agreement import Bias, binomial_tail, position_bias, sign_test
 from tether.types import Interval
 
-Choice = Literal["first", "second", "tie", "skip"]
-_CHOICES = ("first", "second", "tie", "skip")
+Choice = Literal["first", "second", "tie", "other", "skip"]
+"""`other`: an answer that does not compare the two, such as a ranking that leaves one of them out."""
+_CHOICES = ("first", "second", "tie", "other", "skip")
 _TESTS = ("position", "length", "agreement", "gold")
 
 
@@ -55,8 +56,13 @@ class Vote(NamedTuple):
 
     @property
     def said(self) -> str | int | None:
-        """The preferred response; None for a tie or a skip."""
+        """The preferred response; None where none of the two is."""
         return {"first": self.first, "second": self.second}.get(self.choice)
+
+    @property
+    def compares(self) -> bool:
+        """Whether it says anything of the pair."""
+        return self.choice not in ("other", "skip")
 
     @property
     def chose_longer(self) -> bool | None:
@@ -88,11 +94,11 @@ class AnnotatorQuality:
     votes: int
     """Everything they answered, skips too."""
     ties: float
-    """Share of ties among votes that are no skips."""
+    """Share of ties among the votes that compare the pair."""
     skips: float
-    """Share of skips."""
+    """Share of skips among everything."""
     seconds: float
-    """Median time for an answer."""
+    """Median time for an answer or a skip."""
     fast: float
     """Share answered faster than the texts can be read, of those with time and lengths known."""
     position: Bias
@@ -158,7 +164,7 @@ def annotator_quality(
     for at, vote in enumerate(votes):
         _check(at, vote)
         of_annotator[vote.annotator].append(vote)
-        if vote.choice != "skip":
+        if vote.compares:
             of_item[vote.item].setdefault(vote.annotator, vote)
     rows = [
         _row(name, of_annotator[name], of_item, gold_chance, words_per_minute / 60) for name in sorted(of_annotator)
@@ -212,21 +218,21 @@ def _row(
     gold_chance: float,
     words_per_second: float,
 ) -> AnnotatorQuality:
-    answered = [v for v in votes if v.choice != "skip"]
+    compared = [v for v in votes if v.compares]
     timed = [v.seconds for v in votes if v.seconds is not None]
-    longer = [chose for v in answered if (chose := v.chose_longer) is not None]
-    again = _repeats(answered)
-    gold = [v.said == v.gold for v in answered if v.gold is not None]
+    longer = [chose for v in compared if (chose := v.chose_longer) is not None]
+    again = _repeats(compared)
+    gold = [v.said == v.gold for v in compared if v.gold is not None]
     agreement, length, less = _against_others(name, of_item)
     return AnnotatorQuality(
         annotator=name,
         votes=len(votes),
-        ties=_share([v.choice == "tie" for v in answered]),
+        ties=_share([v.choice == "tie" for v in compared]),
         skips=_share([v.choice == "skip" for v in votes]),
         seconds=median(timed) if timed else math.nan,
-        fast=_share(_unread(answered, words_per_second)),
+        fast=_share(_unread((v for v in votes if v.choice != "skip"), words_per_second)),
         position=position_bias(
-            *(sum(v.choice == side for v in answered if v.order_known) for side in ("first", "second"))
+            *(sum(v.choice == side for v in compared if v.order_known) for side in ("first", "second"))
         ),
         longer=sign_test(sum(longer), len(longer) - sum(longer)),
         length=length,

@@ -69,14 +69,18 @@ def test_a_gold_ranking_is_asked_about_two_it_tells_apart(store, project, best):
     assert [vote.said == vote.gold for vote in cast] == [True, False]
 
 
-def test_a_response_left_out_makes_no_vote(store, project):
-    turn = store.claim(store.add_user("x", "simulated"), project)
-    first, second, third = sorted(r.id for r in turn.responses)
-    pair = drawn_pair(turn.item, [first, second, third])
-    ranked = {r: rank for rank, r in enumerate({first, second, third} - {pair[0]})}
-    store.submit(turn.id, ranked, "key", guideline=store.project(project).guideline.id)
+def test_a_ranking_that_leaves_one_of_the_two_out_counts_beside_the_skips(store, project):
+    for number in range(3):
+        turn = store.claim(store.add_user("x", "simulated"), project)
+        shown = {r.id for r in turn.responses}
+        ranked = {r: rank for rank, r in enumerate(shown - {drawn_pair(turn.item, shown)[0]})}
+        store.submit(turn.id, ranked, f"key {number}", guideline=store.project(project).guideline.id)
+    answer(store, project, "x", skip="too hard")
     with store.reading() as db:
-        assert list(votes(db, in_force(db, Query(projects=(project,))), {})) == []
+        cast = list(votes(db, in_force(db, Query(projects=(project,))), {}))
+        (row,) = figures.figures(db, project, 0.0).quality.values()
+    assert [vote.choice for vote in cast] == ["other", "other", "other", "skip"]
+    assert (row.votes, row.skips, row.position.num) == (4, 1 / 4, 0)
 
 
 def test_numbers_are_kept_until_there_is_a_new_judgement(store, project, monkeypatch):

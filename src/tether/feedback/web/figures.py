@@ -46,7 +46,8 @@ class Figures:
 
     facts: Facts
     quality: Mapping[int, AnnotatorQuality]
-    """By user. Of a ranking, one comparison counts, of two responses drawn by the item: the tests want independence."""
+    """By user, of items with two responses or more. Of a ranking, one comparison counts, of two responses drawn by the
+    item: the tests want independence."""
     days: tuple[tuple[str, int], ...]
     """Answers and skips by day (UTC), days without any left out."""
     flagged: tuple[Flagged, ...]
@@ -107,18 +108,16 @@ def figures(db: Connection, project: int, now: float) -> Figures:
 
 
 def votes(db: Connection, judged: Sequence[Judgement], gold: Mapping[int, Mapping[int, int]]) -> Iterator[Vote]:
-    """Judgements as comparisons of two, one each: the pair, or two responses that the item draws by its number."""
-    said = [j for j in judged if len(j.shown) >= 2 and (j.ranking is not None or j.skip is not None)]
+    """Judgements as votes on two, one each: the pair, or two responses that the item draws by its number."""
+    said = [j for j in judged if len(j.shown) >= 2]
     texts = find(db, select(responses.c.id, responses.c.text), responses.c.id, {r for j in said for r in j.shown})
     words = {row.id: len(row.text.split()) for row in texts}
     for j in said:
         expected = gold.get(j.item, {})
         first, second = sorted(drawn_pair(j.item, j.shown, expected), key=j.shown.index)
-        choice = _choice(j, first, second)
-        if choice is not None:
-            known = _better(expected, first, second)
-            lengths = (words[first], words[second])
-            yield Vote(str(j.user), j.item, first, second, choice, j.seconds, *lengths, known, order_known(j))
+        choice, known = _choice(j, first, second), _better(expected, first, second)
+        lengths = (words[first], words[second])
+        yield Vote(str(j.user), j.item, first, second, choice, j.seconds, *lengths, known, order_known(j))
 
 
 def drawn_pair(item: int, of: Iterable[int], gold: Mapping[int, int] | None = None) -> tuple[int, int]:
@@ -132,11 +131,11 @@ def drawn_pair(item: int, of: Iterable[int], gold: Mapping[int, int] | None = No
     return next((two for two in pairs if _better(gold or {}, *two) is not None), pairs[0])
 
 
-def _choice(j: Judgement, first: int, second: int) -> Choice | None:
-    if j.ranking is None:
+def _choice(j: Judgement, first: int, second: int) -> Choice:
+    if j.skip is not None:
         return "skip"
-    if first not in j.ranking or second not in j.ranking:
-        return None
+    if j.ranking is None or first not in j.ranking or second not in j.ranking:
+        return "other"
     return _side(j.ranking, first, second)
 
 
