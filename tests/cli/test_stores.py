@@ -124,6 +124,25 @@ def test_training_takes_what_is_exported(verb, shape, place, capsys):
     assert (place / "out" / "model").is_dir()
 
 
+@pytest.mark.parametrize("refusal", [FileExistsError, PermissionError])
+def test_a_store_that_another_process_makes_meanwhile_is_added_to(refusal, place, capsys, monkeypatch):
+    def link(made: Path, wanted: Path) -> None:
+        if refusal is FileExistsError:
+            with Store.open(wanted) as theirs:
+                theirs.add_user("their own")
+        raise refusal
+
+    monkeypatch.setattr("os.link", link)
+    args = ["import", "pairs.jsonl", "--store", "n.db", "--project", "p"]
+    assert printed(args, capsys)["answers"] == 4
+    with Store.open(place / "n.db") as store:
+        assert len(store.judgements()) == 4
+        assert {user.name for user in store.users()} - {"imported"} == (
+            {"their own"} if refusal is FileExistsError else set()
+        )
+    assert [file.name for file in place.iterdir() if file.name.startswith(".")] == []
+
+
 @pytest.fixture
 def thumbs(place: Path) -> list[dict]:
     """KTO's rows, imported into `t.db` and exported to `thumbs.jsonl` and, by `datasets`, to `thumbs`."""
@@ -203,6 +222,12 @@ def test_trl_s_kto_trains_on_them(thumbs, place):
         ),
         (["import", "pairs.jsonl", "--store", "n.db", "--project", "p", "--kind", "x"], ("kind 'x'", "pair, ranking")),
         (
+            ["import", "pairs.jsonl", "--store", "sqlite:///n.db", "--project", "p", "--kind", "rating"],
+            ("project 'p'", "one or more attributes"),
+        ),
+        (["import", "pairs.jsonl", "--store", "none/n.db", "--project", "p"], ("none/n.db", "make it first")),
+        (["import", "pairs.jsonl", "--store", ":memory:", "--project", "p"], ("':memory:'", "cannot be kept there")),
+        (
             ["import", "pairs.jsonl", "--store", "s.db", "--project", "fix"],
             ("pairs.jsonl, record 1", "kind edit takes 1"),
         ),
@@ -211,5 +236,6 @@ def test_trl_s_kto_trains_on_them(thumbs, place):
 def test_one_sentence_for_a_mistake(args, says, place, capsys):
     (place / "good.toml").write_text('modle = "chat"')
     (place / "empty").touch()
+    before = sorted(place.iterdir())
     refused(args, says, capsys)
-    assert not (place / "x").exists()
+    assert sorted(place.iterdir()) == before

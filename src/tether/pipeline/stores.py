@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import ValidationError
@@ -13,7 +15,6 @@ from pydantic import ValidationError
 from tether.config import DataConfig, read_toml
 from tether.config.judge import JudgeConfig
 from tether.config.problems import problems
-from tether.data.rows import read_rows
 from tether.errors import InputError
 from tether.feedback import open_store
 from tether.feedback.annotators import vader_raters
@@ -115,12 +116,13 @@ def import_file(
 ) -> dict[str, Any]:
     """Adds a file's answers to a store, made when missing, and says what they came to.
 
-    `told` are fields of `Reading`, `guideline` is a text file. InputError: as of `import_answers`, or no such text.
+    `told` are fields of `Reading`, `guideline` is a text file. InputError: as of `import_answers`, or no such text;
+    then a missing store stays missing.
     """
     data = DataConfig(path=file, split=split)
     text = None if guideline is None else _text(guideline)
-    read_rows(data)  # so that a store is not made for a file that is not there
-    with open_store(where) as store:
+
+    def add(store: Store) -> dict[str, Any]:
         from tether.feedback.foreign import Reading
         from tether.feedback.imports import import_answers
         from tether.feedback.records import ItemKind
@@ -137,7 +139,29 @@ def import_file(
             guideline=text,
             overlap=overlap,
         )
-    return found._asdict() | {"project": project}
+        return found._asdict() | {"project": project}
+
+    new = _new_file(where)
+    if new is not None:
+        # Made aside: once it is in its place another process may be writing to it, so it could not be removed.
+        with TemporaryDirectory(prefix=".tether-", dir=new.parent) as folder:
+            aside = Path(folder) / "store"
+            with open_store(aside) as store:
+                made = add(store)
+            with suppress(OSError):  # somebody else has made it meanwhile, or there are no hard links here
+                if os.listdir(folder) == [aside.name]:  # SQLite has put all of it into the one file
+                    os.link(aside, new)
+                    return made
+    with open_store(where) as store:
+        return add(store)
+
+
+def _new_file(where: str) -> Path | None:
+    """The file of a store that is not there yet and can be made; else None."""
+    name = where.removeprefix("sqlite:///")
+    file = Path(name)
+    is_new = "://" not in name and name != ":memory:" and not file.exists() and os.access(file.parent, os.W_OK)
+    return file if is_new else None
 
 
 def _text(path: Path) -> str:
