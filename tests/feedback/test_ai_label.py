@@ -25,7 +25,7 @@ from tether.config.judge import JudgeConfig
 from tether.errors import InputError
 from tether.feedback.judges import Flips, JudgeAnnotator, calibrate, flips_in, refuse_uncalibrated
 from tether.feedback.label import Report, label_pairs
-from tether.feedback.records import Query, VotedPair
+from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query, VotedPair
 from tether.feedback.store import Store
 from tether.pipeline.judges import asker
 from tether.rewards.journal import Journal
@@ -315,6 +315,33 @@ def test_calibration_by_hand():
     with pytest.raises(InputError, match="alpha nan"):  # all alike tells nothing
         refuse_uncalibrated(same, 0.0, 2)
     assert calibrate([], []).pairs == 0
+
+
+def test_rankings_are_calibrated_pair_by_pair_and_drawn_by_the_prompt(tmp_path):
+    """Of nine prompts with three answers a person ranks six as the judge does and three the other way round."""
+    stores = [Store.open(tmp_path / name) for name in ("judge.db", "people.db")]
+    for place, store in enumerate(stores):
+        guideline, user = store.add_guideline("g"), store.add_user("x")
+        said = [*("b", "a", "c")[:: 1 - 2 * place], *(("b",) if place else ())]  # in another order, and one twice
+        asked = store.add_prompts(NewPrompt(f"prompt {i}") for i in range(9))
+        for number, prompt in enumerate(asked):
+            ids = store.add_responses(NewResponse(prompt, t, checkpoint=str(at)) for at, t in enumerate(said))
+            store.add_items([NewItem(ids, overlap=1, kind="ranking")])
+            turn = store.claim(user)
+            turned = -1 if place and number < 3 else 1
+            by_text = {"a": 1, "b": 1 - turned, "c": 1 + turned}
+            ranks = {r.id: by_text[r.text] for r in turn.responses}
+            store.submit(turn.id, ranks, f"{number}", guideline=guideline)
+    votes = [store.voted_pairs() for store in stores]
+    for store in stores:
+        store.close()
+    first = {(v.first, v.second): v.side for v in votes[0] if v.prompt == "prompt 0"}
+    assert first == {("a", "b"): 1, ("a", "c"): -1, ("b", "c"): -1}
+    assert [len(found) for found in votes] == [9 * 3, 9 * 5]  # of b and b nothing is said
+    found = calibrate(*votes)
+    assert (found.pairs, found.agreement.estimate) == (27, pytest.approx(2 / 3))
+    # A prompt agrees in all its pairs or in none, so it is nine draws, not 27: P(X ≤ 2) = .008, P(X ≤ 3) = .042.
+    assert found.agreement.low == pytest.approx(3 / 9)
 
 
 def test_a_tie_among_people_is_a_verdict_too():

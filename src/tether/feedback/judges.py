@@ -135,11 +135,16 @@ class Calibration(NamedTuple):
 
 
 def calibrate(judge: Iterable[VotedPair], people: Iterable[VotedPair]) -> Calibration:
-    """Compares a judge's votes with people's, pair by pair; the stores they come from may differ."""
-    table = _majorities(people)
-    both = [(verdict, table[pair]) for pair, verdict in _majorities(judge).items() if pair in table]
-    ratings = np.array(both, dtype=np.int64).reshape(-1, 2)
-    return Calibration(len(both), raw_agreement(ratings), krippendorff_alpha(ratings))
+    """Compares a judge's votes with people's, pair by pair; the stores they come from may differ.
+
+    A ranking of k counts as its C(k,2) pairs. The pairs of a prompt are resampled together.
+    """
+    table, said = _majorities(people), _majorities(judge)
+    both = [pair for pair in said if pair in table]
+    ratings = np.array([(said[pair], table[pair]) for pair in both], dtype=np.int64).reshape(-1, 2)
+    numbers = {prompt: number for number, (prompt, *_) in enumerate(both)}
+    of = [numbers[prompt] for prompt, *_ in both]
+    return Calibration(len(both), raw_agreement(ratings, clusters=of), krippendorff_alpha(ratings, clusters=of))
 
 
 def _majorities(votes: Iterable[VotedPair]) -> dict[tuple[str, str, str], int]:

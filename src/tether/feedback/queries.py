@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -147,16 +148,18 @@ def _effort(user: int, said: Sequence[AnyRow]) -> Effort:
 
 
 def voted_pairs(db: Connection, query: Query) -> list[VotedPair]:
-    """The rankings of `query` on pairs, in words: what is the same in every store that holds the same texts."""
-    judged = [j for j in in_force(db, query) if j.ranking is not None and len(j.shown) == 2]
-    texts = {row.id: row for row in find(db, _SAID, responses.c.id, {r for j in judged for r in j.shown})}
+    """The rankings of `query`, pair by pair, in words: what is the same in every store that holds the same texts.
+
+    Of two responses with the same text nothing is said.
+    """
+    ranked = [(j.user, j.ranking) for j in in_force(db, query) if j.ranking is not None]
+    texts = {row.id: row for row in find(db, _SAID, responses.c.id, {r for _, ranks in ranked for r in ranks})}
     pairs = []
-    for j in judged:
-        first, second = sorted(j.shown, key=lambda r: str(texts[r].text))
-        ranks = j.ranking or {}
-        if first in ranks and second in ranks:
-            side = (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
-            pairs.append(VotedPair(texts[first].prompt, texts[first].text, texts[second].text, side, j.user))
+    for user, ranks in ranked:
+        for first, second in combinations(sorted(ranks, key=lambda r: str(texts[r].text)), 2):
+            if texts[first].text != texts[second].text:
+                side = (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
+                pairs.append(VotedPair(texts[first].prompt, texts[first].text, texts[second].text, side, user))
     return pairs
 
 

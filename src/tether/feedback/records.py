@@ -247,7 +247,7 @@ class Progress:
 
 
 class VotedPair(NamedTuple):
-    """One annotator's ranking of two responses, by their texts in alphabetical order."""
+    """One annotator's ranking of two responses, maybe among others, by their texts in alphabetical order."""
 
     prompt: str
     first: str

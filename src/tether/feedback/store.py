@@ -316,7 +316,7 @@ class Store:
             return queries.in_force(db, query)
 
     def voted_pairs(self, query: Query = EVERYTHING) -> list[VotedPair]:
-        """The rankings in force of two responses, by their texts: comparable between stores."""
+        """The rankings in force, pair by pair, by their texts: comparable between stores."""
         with reading(self._engine) as db:
             return queries.voted_pairs(db, query)
 
