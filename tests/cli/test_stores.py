@@ -202,6 +202,7 @@ def test_trl_s_kto_trains_on_them(thumbs, place):
     [
         (["export", "no.db", "--out", "x"], ("no.db", "no such store")),
         (["label", "no.db", "--project", "p"], ("no.db", "no such store")),
+        (["export", "s.db", "--out", "x.txt"], ("x.txt", ".jsonl, .csv, .parquet", "folder")),
         (["export", "s.db", "--out", "x", "--project", "p"], ("project 'p'", "kind, fix")),
         (["export", "s.db", "--out", "x", "--project", "kind"], ("nothing to export as preferences",)),
         (["export", "s.db", "--out", "x", "--shape", "pairs"], ("'pairs'", "preferences, rankings")),

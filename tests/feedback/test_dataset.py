@@ -185,7 +185,9 @@ def test_splits_are_of_one_schema_whatever_their_rows_leave_out(kind, tmp_path):
     ("out", "more", "says"),
     [
         ("a.jsonl", {"options": Options(held_out=0.1)}, "one file would mix"),
-        ("a.txt", {"kind": "xml"}, "'xml': is none of jsonl, csv, parquet, datasets"),
+        ("a", {"kind": "xml"}, "'xml': is none of jsonl, csv, parquet, datasets"),
+        ("a.txt", {}, r"a\.txt: files end in \.jsonl, \.csv, \.parquet; a folder's name must not end in '\.txt'"),
+        ("v1.2.XLSX", {"kind": "csv"}, r"must not end in '\.XLSX'"),
         ("taken", {}, "is there already and not empty"),
         ("taken/mine/a.jsonl", {}, r"taken/mine/a\.jsonl: cannot be written"),
         ("taken/mine/a", {}, "taken/mine/a: cannot be written"),
@@ -201,6 +203,14 @@ def test_what_cannot_be_is_said_and_leaves_nothing(out, more, says, store, tmp_p
         make_dataset(store, tmp_path / out, **more)
     assert sorted(tmp_path.rglob("*")) == before
     assert receipts(store) == []
+
+
+@pytest.mark.parametrize("name", ["v1.2", "polite", ".hidden", "there.old", "run.2b", "a.parquet.1"])
+def test_a_folder_s_name_may_have_dots(name, store, tmp_path):
+    if name == "there.old":  # no doubt about it
+        (tmp_path / name).mkdir()
+    make_dataset(store, tmp_path / name)
+    assert (tmp_path / name / "train.jsonl").is_file()
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

@@ -16,7 +16,7 @@ from sqlalchemy import insert, select
 from tether.errors import InputError
 from tether.feedback.card import Subject, card, facts_of
 from tether.feedback.facts import next_id
-from tether.feedback.files import ENCODERS, write_file, write_folder
+from tether.feedback.files import is_file_name, write_file, write_folder
 from tether.feedback.queries import last_judgement
 from tether.feedback.records import Query
 from tether.feedback.schema import exports, secrets
@@ -56,10 +56,11 @@ def make_dataset(
     `options` the store's own is used, drawn once at random. The same query up to the same judgement gives the same
     bytes.
 
-    InputError: an unknown shape, bad options, nothing to export, a split into a single file, or a place that is taken.
+    InputError: an unknown shape, bad options, nothing to export, a split into a single file, a place that is taken, or
+    another file's ending.
     """
     options = options or Options()
-    single = out.suffix.lower() in ENCODERS
+    single = is_file_name(out)
     if single and options.held_out:
         raise InputError(f"{out}: one file would mix held-out prompts with the others; give a folder for held_out")
     options.check()

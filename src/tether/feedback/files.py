@@ -118,6 +118,20 @@ FORMATS = ("jsonl", "csv", "parquet", "datasets")
 """What a folder can hold."""
 
 
+def is_file_name(out: Path) -> bool:
+    """Whether this names a file, by its ending, and not a folder.
+
+    InputError where the ending is that of another file: letters, of what is no folder yet.
+
+    >>> is_file_name(Path("a.jsonl")), is_file_name(Path("v1.2")), is_file_name(Path("data"))
+    (True, False, False)
+    """
+    ending = out.suffix.lower()
+    if ending not in ENCODERS and ending[1:].isalpha() and not out.is_dir():
+        raise InputError(f"{out}: files end in {', '.join(ENCODERS)}; a folder's name must not end in '{out.suffix}'")
+    return ending in ENCODERS
+
+
 def write_file(rows: Sequence[Row], path: Path) -> str:
     """Writes one file, in place of one that may be there, and returns the SHA-256 of its bytes.
 

@@ -90,8 +90,8 @@ def import_answers(
 ) -> Imported:
     """Adds all answers of a file to the project of this name, made when new: all of them, or none and an InputError.
 
-    `kind` is that of a new project; that of all records, or found from the answers, when not given. Items want no more answers than the file
-    has, unless `overlap` says so; those without one want as many as the project's settings say.
+    `kind` is that of a new project; that of all records, or found from the answers, when not given. Items want no more
+    answers than the file has, unless `overlap` says so; those without one want as many as the project's settings say.
     InputError names file, record and field.
     """
     rows, source = read_rows(data), data.path
