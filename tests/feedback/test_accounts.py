@@ -12,6 +12,7 @@ from tests.feedback.conftest import Clock
 import tether.feedback.accounts as accounts_room
 from tether.errors import InputError
 from tether.feedback.accounts import TRIES, WINDOW, Accounts, TooMany
+from tether.feedback.invitations import invite_name
 from tether.feedback.records import Missing
 from tether.feedback.store import Store
 
@@ -71,6 +72,168 @@ def test_nobody_comes_in_by_the_name_of_somebody_else(accounts, store, again):
     assert store.user(user).admin
 
 
+def test_open_invitations_are_listed_until_used_old_or_revoked(accounts, store, clock):
+    project, boss = store.add_project("helpfulness"), make(accounts, "root", admin=True)
+    used, revoked = (accounts.invite(project=project) for _ in range(2))
+    clock.now += 10
+    admins = accounts.invite(admin=True, lifetime=60)
+    accounts.password_link(make(accounts), boss)
+    accounts.accept(used, "bob", PASSWORD)
+    first, *rest = accounts.invites()
+    assert (first.name, first.project, first.created, first.expires) == (
+        invite_name(revoked),
+        "helpfulness",
+        1000.0,
+        1000.0 + 7 * 86_400,
+    )
+    assert {(i.admin, i.project, i.person, i.expires) for i in rest} == {
+        (True, None, None, 1070.0),
+        (False, None, "ann", 1010.0 + 86_400),
+    }
+    assert accounts.invites(project) == [first]
+    assert accounts.invites(project + 1) == []
+    accounts.revoke(first.name, boss)
+    said = store.audit(1)[0]
+    assert (said.user, said.action) == (boss, "invite_revoked")
+    assert {k: v for k, v in said.about.items() if v} == {"invite": first.name, "project": project}
+    clock.now += 60
+    assert [i.person for i in accounts.invites()] == ["ann"]
+    for token in (used, revoked, admins):
+        with pytest.raises(Missing):
+            accounts.accept(token, "carl", PASSWORD)
+        with pytest.raises(Missing, match="is not open"):
+            accounts.revoke(invite_name(token), boss)
+
+
+def test_an_invitation_is_revoked_only_under_its_own_project(accounts, store):
+    ours, theirs, boss = store.add_project("ours"), store.add_project("theirs"), make(accounts, "root", admin=True)
+    tokens = [accounts.invite(project=ours), accounts.invite(admin=True)]
+    for token in tokens:
+        with pytest.raises(Missing, match="is not open"):
+            accounts.revoke(invite_name(token), boss, theirs)
+        accounts.check_invite(token)
+    accounts.revoke(invite_name(tokens[0]), boss, ours)
+    with pytest.raises(Missing):
+        accounts.check_invite(tokens[0])
+
+
+def test_whoever_forgot_their_password_sets_another_once(accounts, store):
+    boss, ann, bob = make(accounts, "root", admin=True), make(accounts), make(accounts, "bob")
+    mine, theirs, program = (
+        accounts.sign_in("ann", PASSWORD),
+        accounts.sign_in("bob", PASSWORD),
+        accounts.token_for(ann),
+    )
+    token = accounts.password_link(ann, boss)
+    assert accounts.check_password_link(token) == "ann"
+    with pytest.raises(InputError, match="10 to 1000 characters"):
+        accounts.renew_password(token, "short")
+    assert accounts.who(mine)  # so far nothing has changed
+    assert accounts.renew_password(token, PASSWORD + "2") == ann
+    assert accounts.who(mine) is accounts.who(program) is None
+    assert accounts.who(theirs).id == bob
+    with pytest.raises(InputError, match="password is wrong"):
+        accounts.sign_in("ann", PASSWORD)
+    assert accounts.who(accounts.sign_in("ann", PASSWORD + "2")).name == "ann"
+    assert accounts.sign_in("bob", PASSWORD)
+    with pytest.raises(Missing, match="unknown, used or too old"):
+        accounts.renew_password(token, PASSWORD + "3")
+    assert accounts.invites() == []
+    said = {event.action: event for event in store.audit()}
+    assert (said["password_link_made"].user, said["password_link_made"].about["person"]) == (boss, ann)
+    assert said["password_renewed"].user == ann
+    names = {said[action].about["invite"] for action in ("password_link_made", "password_renewed")}
+    assert names == {invite_name(token)}
+
+
+def test_a_link_for_a_password_makes_no_account_and_an_invitation_sets_none(accounts):
+    boss, ann = make(accounts, "root", admin=True), make(accounts)
+    link, invite = accounts.password_link(ann, boss), accounts.invite(admin=True)
+    for tried in (lambda: accounts.check_invite(link), lambda: accounts.accept(link, "carl", PASSWORD)):
+        with pytest.raises(Missing):
+            tried()
+    for tried in (lambda: accounts.check_password_link(invite), lambda: accounts.renew_password(invite, PASSWORD)):
+        with pytest.raises(Missing):
+            tried()
+    assert len(accounts.invites()) == 2
+
+
+def _again(accounts, store, clock, ann, boss):
+    accounts.password_link(ann, boss)
+
+
+def _day(accounts, store, clock, ann, boss):
+    clock.now += 86_400
+
+
+def _revoke(accounts, store, clock, ann, boss):
+    accounts.revoke(accounts.invites()[0].name, boss)
+
+
+def _change(accounts, store, clock, ann, boss):
+    accounts.change_password(ann, PASSWORD, PASSWORD + "2")
+
+
+def _shut_out(accounts, store, clock, ann, boss):
+    store.change_user(ann, active=False)
+    store.change_user(ann, active=True)  # coming in again does not bring it back
+
+
+def _forget(accounts, store, clock, ann, boss):
+    store.forget_user(ann)
+
+
+@pytest.mark.parametrize("end", [_again, _day, _revoke, _change, _shut_out, _forget])
+def test_a_link_for_a_password_ends(accounts, store, clock, end):
+    boss, ann, bob = make(accounts, "root", admin=True), make(accounts), make(accounts, "bob")
+    token = accounts.password_link(ann, boss)
+    clock.now += 1
+    others = accounts.password_link(bob, boss)
+    clock.now -= 1
+    end(accounts, store, clock, ann, boss)
+    with pytest.raises(Missing):
+        accounts.check_password_link(token)
+    with pytest.raises(Missing):
+        accounts.renew_password(token, "a stranger's password")
+    with pytest.raises(InputError, match="password is wrong"):
+        accounts.sign_in("ann", "a stranger's password")
+    assert accounts.check_password_link(others) == "bob"
+
+
+def test_only_people_with_a_password_get_a_link_for_another(accounts, store):
+    boss, gone, out = make(accounts, "root", admin=True), make(accounts), make(accounts, "bob")
+    store.forget_user(gone)
+    store.change_user(gone, active=True)
+    store.change_user(out, active=False)
+    others = [store.add_user(kind, kind) for kind in ("ai", "simulated", "human")]  # the last as by an import
+    for user in (gone, out, *others):
+        with pytest.raises(InputError, match="cannot sign in with a password"):
+            accounts.password_link(user, boss)
+    with pytest.raises(Missing):
+        accounts.password_link(999, boss)
+    assert accounts.invites() == []
+
+
+def test_a_link_for_a_password_is_used_once_however_many_use_it_at_once(accounts):
+    token = accounts.password_link(make(accounts), make(accounts, "root", admin=True))
+    outcomes: list[str] = []
+
+    def use(password: str) -> None:
+        try:
+            accounts.renew_password(token, password)
+            outcomes.append(password)
+        except Missing:
+            pass
+
+    threads = [threading.Thread(target=use, args=(f"{PASSWORD} {n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (won,) = outcomes
+    assert accounts.sign_in("ann", won)
+
+
 def test_a_session_lasts_until_it_is_ended(accounts, store, clock):
     user = make(accounts)
     first, second = (accounts.sign_in("ann", PASSWORD) for _ in range(2))
@@ -108,12 +271,27 @@ def test_an_old_password_is_of_no_use_to_who_began_before_it_was_changed(account
     assert accounts.sign_in("ann", PASSWORD + "2")
 
 
+def test_a_change_that_began_before_a_new_password_was_set_does_not_undo_it(accounts, monkeypatch):
+    user, fits = make(accounts), accounts._fits
+    token = accounts.password_link(user, make(accounts, "root", admin=True))
+
+    def slowly(hashed: str, password: str) -> bool:
+        monkeypatch.setattr(accounts, "_fits", fits)
+        accounts.renew_password(token, PASSWORD + "2")
+        return fits(hashed, password)
+
+    monkeypatch.setattr(accounts, "_fits", slowly)
+    with pytest.raises(InputError, match="present password is wrong"):
+        accounts.change_password(user, PASSWORD, "a stranger's password")
+    assert accounts.sign_in("ann", PASSWORD + "2")
+
+
 def test_nothing_in_the_file_lets_one_in(tmp_path):
     file = tmp_path / "s.db"
     with Store.open(file) as store:
         accounts = Accounts(store)
-        tokens = [accounts.invite()]
-        make(accounts)
+        user = make(accounts)
+        tokens = [accounts.invite(), accounts.password_link(user, user)]
         tokens.append(accounts.sign_in("ann", PASSWORD))
     with sqlite3.connect(file) as db:
         dump = "\n".join(db.iterdump())

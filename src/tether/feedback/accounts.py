@@ -1,4 +1,4 @@
-"""Who may come in: users, passwords (argon2id), invite links, sessions; and the audit log.
+"""Who may come in: users, passwords (argon2id), links (`invitations.py`), sessions; and the audit log.
 
 Tokens are 32 random bytes and never stored, only their SHA-256: whoever reads the database cannot come in with it.
 A sign-in makes a new session; a changed password ends all others. Failed sign-ins are counted in the audit log, by name
@@ -7,7 +7,6 @@ and by address, so that guessing is slowed whatever process answers.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 from dataclasses import dataclass
@@ -17,6 +16,17 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 
 from tether.errors import InputError
 from tether.feedback.facts import add_user, next_id
+from tether.feedback.invitations import (
+    Invite,
+    add_invite,
+    end_invite,
+    end_password_links,
+    invite_name,
+    key_of,
+    open_invite,
+    open_invites,
+    open_link,
+)
 from tether.feedback.projects import add_member
 from tether.feedback.records import Missing, UserKind
 from tether.feedback.schema import AnyRow, audit, invites, judgements, members, sessions, users
@@ -58,6 +68,8 @@ class User:
     kind: UserKind
     admin: bool
     active: bool
+    signs_in: bool
+    """Whether they have a password."""
     settings: dict[str, Any]
     """What the app remembers for them."""
     created: float
@@ -93,17 +105,58 @@ class Accounts:
 
     def invite(self, *, admin: bool = False, project: int | None = None, lifetime: float = 7 * DAY) -> str:
         """A token by which one person can make an account, as an admin or as a member of a project."""
-        token = secrets.token_urlsafe(32)
+        with self._store.writing() as db:
+            return add_invite(db, self._store.now(), lifetime, admin=admin, project_id=project)
+
+    def invites(self, project: int | None = None) -> list[Invite]:
+        """Those still open, the oldest first: all, or those of a project."""
+        with self._store.reading() as db:
+            return open_invites(db, self._store.now(), project)
+
+    def revoke(self, invite: str, by: int, project: int | None = None) -> None:
+        """Ends the invite of this name. Missing: none is open under it, or not of this project. `by` asks for it."""
         with self._store.writing() as db:
             now = self._store.now()
-            row = {"key": _key(token), "admin": admin, "project_id": project, "used_by": None}
-            db.execute(insert(invites), row | {"created": now, "expires": now + lifetime})
-        return token
+            row = end_invite(db, invite, now, project)
+            about = {"admin": row.admin, "project": row.project_id, "person": row.user_id}
+            record(db, by, "invite_revoked", now, invite=invite, **about)
 
     def check_invite(self, token: str) -> None:
         """Missing unless the invite is good."""
         with self._store.reading() as db:
-            _open_invite(db, token, self._store.now())
+            open_invite(db, token, self._store.now())
+
+    def password_link(self, person: int, by: int) -> str:
+        """A token by which somebody who forgot their password sets a new one within a day; it ends those made before.
+
+        `by` asks for it. InputError: a program, or somebody who is shut out or never had a password.
+        """
+        with self._store.writing() as db:
+            now, user = self._store.now(), one_user(db, person)
+            if user.kind != "human" or not (user.active and user.signs_in):
+                raise InputError(f"{user.name} cannot sign in with a password, so there is none to set anew")
+            end_password_links(db, person)
+            token = add_invite(db, now, DAY, user_id=person)
+            record(db, by, "password_link_made", now, person=person, invite=invite_name(token))
+        return token
+
+    def check_password_link(self, token: str) -> str:
+        """The name of whose password it sets; Missing unless the link is good."""
+        with self._store.reading() as db:
+            return str(open_link(db, token, self._store.now()).name)
+
+    def renew_password(self, token: str, password: str) -> int:
+        """Sets it for whom the link is, ends all their sessions and the link, and returns their id.
+
+        Missing: the link is unknown, used or too old. InputError: the password is too short or too long.
+        """
+        hashed = self._hash(password)
+        with self._store.writing() as db:
+            now = self._store.now()
+            row = open_link(db, token, now)
+            _set_password(db, row.user_id, hashed)
+            record(db, row.user_id, "password_renewed", now, invite=invite_name(token))
+        return int(row.user_id)
 
     def accept(self, token: str, name: str, password: str) -> int:
         """Makes the invited account and returns its id. Missing: the invite is unknown, used or too old.
@@ -114,7 +167,7 @@ class Accounts:
         hashed = self._hash(password)
         with self._store.writing() as db:
             now = self._store.now()
-            row = _open_invite(db, token, now)
+            row = open_invite(db, token, now)
             # Compared here: SQLite's own `lower` leaves letters such as É as they are, and PostgreSQL's may.
             if name.casefold() in (known.casefold() for known in db.execute(select(users.c.name)).scalars()):
                 raise InputError(f"the name {name!r} is taken; choose another")
@@ -123,7 +176,9 @@ class Accounts:
             db.execute(update(invites).where(invites.c.key == row.key).values(used_by=user))
             if row.project_id is not None:
                 add_member(db, row.project_id, user, now)
-            record(db, user, "account_made", now, admin=bool(row.admin), project=row.project_id)
+            record(
+                db, user, "account_made", now, admin=bool(row.admin), project=row.project_id, invite=invite_name(token)
+            )
         return user
 
     def sign_in(self, name: str, password: str, address: str = "") -> str:
@@ -157,13 +212,13 @@ class Accounts:
     def who(self, token: str) -> User | None:
         """The active user of a session; None when it is unknown, ended or too old."""
         with self._store.reading() as db:
-            row = db.execute(_WHO, {"key": _key(token), "now": self._store.now()}).first()
+            row = db.execute(_WHO, {"key": key_of(token), "now": self._store.now()}).first()
         return None if row is None else _user(row)
 
     def sign_out(self, token: str) -> None:
         """Ends the session."""
         with self._store.writing() as db:
-            db.execute(delete(sessions).where(sessions.c.key == _key(token)))
+            db.execute(delete(sessions).where(sessions.c.key == key_of(token)))
 
     def change_password(self, user: int, old: str, new: str, keep: str = "") -> None:
         """Sets a new password and ends all sessions but that of token `keep`. InputError: the old one is wrong."""
@@ -173,8 +228,9 @@ class Accounts:
         if not self._fits(before or self._nobody, old) or before is None:
             raise InputError("the present password is wrong")
         with self._store.writing() as db:
-            db.execute(update(users).where(users.c.id == user).values(password=hashed))
-            db.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.key != _key(keep)))
+            if _row_of(db, user).password != before:  # it was set anew while the old one was compared
+                raise InputError("the present password is wrong")
+            _set_password(db, user, hashed, keep)
             record(db, user, "password_changed", self._store.now())
 
     def _hash(self, password: str) -> str:
@@ -221,13 +277,14 @@ def all_users(db: Connection, project: int | None = None) -> list[User]:
 
 
 def change_user(db: Connection, user: int, active: bool | None, settings: dict[str, Any] | None) -> None:
-    """Lets a user in or not (which ends their sessions), or keeps new settings."""
+    """Lets a user in or not (which ends their sessions and links), or keeps new settings."""
     new: dict[str, Any] = {} if active is None else {"active": active}
     new |= {} if settings is None else {"settings": settings}
     if new:
         db.execute(update(users).where(users.c.id == _row_of(db, user).id).values(new))
     if active is False:
         db.execute(delete(sessions).where(sessions.c.user_id == user))
+        end_password_links(db, user)
 
 
 def forget_user(db: Connection, user: int, now: float, by: int | None = None) -> None:
@@ -242,6 +299,7 @@ def forget_user(db: Connection, user: int, now: float, by: int | None = None) ->
     gone = {"name": name, "password": None, "settings": None, "active": False, "admin": False}
     db.execute(update(users).where(users.c.id == user).values(gone))
     db.execute(delete(sessions).where(sessions.c.user_id == user))
+    end_password_links(db, user)
     db.execute(delete(members).where(members.c.user_id == user))
     db.execute(update(judgements).where(judgements.c.user_id == user).values(rationale=None, flag=None))
     tried = (audit.c.action == "sign_in_failed") & (audit.c.about["name"].as_string() == before.lower())
@@ -255,23 +313,18 @@ def _hasher() -> PasswordHasher:
     return PasswordHasher()
 
 
-def _key(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def _open_session(db: Connection, user: int, now: float, lifetime: float = SESSION) -> str:
     db.execute(delete(sessions).where(sessions.c.expires <= now))
     token = secrets.token_urlsafe(32)
-    db.execute(insert(sessions), {"key": _key(token), "user_id": user, "created": now, "expires": now + lifetime})
+    db.execute(insert(sessions), {"key": key_of(token), "user_id": user, "created": now, "expires": now + lifetime})
     return token
 
 
-def _open_invite(db: Connection, token: str, now: float) -> AnyRow:
-    query = select(invites).where(invites.c.key == _key(token), invites.c.used_by.is_(None), invites.c.expires > now)
-    row = db.execute(query).first()
-    if row is None:
-        raise Missing("this invitation is unknown, used or too old; ask for a new one")
-    return row
+def _set_password(db: Connection, user: int, hashed: str, keep: str = "") -> None:
+    """And ends all their sessions but that of token `keep`, and their links for a new one."""
+    db.execute(update(users).where(users.c.id == user).values(password=hashed))
+    db.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.key != key_of(keep)))
+    end_password_links(db, user)
 
 
 def _slow_down(db: Connection, name: str, address: str, now: float) -> None:
@@ -298,6 +351,5 @@ def _row_of(db: Connection, user: int) -> AnyRow:
 
 
 def _user(row: AnyRow) -> User:
-    return User(
-        row.id, row.name, cast("UserKind", row.kind), row.admin, row.active, dict(row.settings or {}), row.created
-    )
+    kind, signs_in = cast("UserKind", row.kind), row.password is not None
+    return User(row.id, row.name, kind, row.admin, row.active, signs_in, dict(row.settings or {}), row.created)

@@ -123,6 +123,7 @@ invites = Table(
     Column("key", String(64), primary_key=True),  # hash of the token in the link
     _flag("admin"),
     _to("projects", "project_id", nullable=True),
+    _to("users", "user_id", nullable=True),  # whose password it sets; None: it makes an account
     _to("users", "used_by", nullable=True),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False),

@@ -42,6 +42,42 @@ def test_a_bad_choice_is_told_and_the_invitation_stays_good(visitor, annotator, 
     assert visitor.get(f"/invite/{token}").status_code == 200
 
 
+def test_whoever_forgot_their_password_chooses_another_and_is_in(visitor, annotator, admin, store):
+    link = Accounts(store).password_link(annotator.user, admin.user)
+    page = visitor.get(f"/new-password/{link}").text
+    assert "Choose a new password" in page
+    assert 'value="ann" readonly' in page
+    short = visitor.post(f"/new-password/{link}", data={"password": "short"})
+    assert (short.status_code, "10 to 1000" in short.text) == (422, True)
+    answer = visitor.post(f"/new-password/{link}", data={"password": "another good one"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert visitor.get("/api/me").json()["name"] == "ann"
+    assert annotator.get("/password", follow_redirects=False).status_code == 303
+    assert annotator.send_form("/sign-in", page="/sign-in", name="ann", password=PASSWORD).status_code == 422
+    assert annotator.send_form("/sign-in", page="/sign-in", name="ann", password="another good one").status_code == 303
+    assert {user.id for user in store.users()} == {admin.user, annotator.user}
+
+
+def test_a_link_for_a_password_works_once_and_for_a_day(visitor, annotator, person, store, clock):
+    accounts, bob = Accounts(store), person("bob")
+    used, old = (accounts.password_link(user, bob.user) for user in (annotator.user, bob.user))
+    visitor.post(f"/new-password/{used}", data={"password": "another good one"})
+    clock.forward(86_401)
+    for token in (used, old, "made-up"):
+        assert visitor.get(f"/new-password/{token}").status_code == 404
+        answer = visitor.send_form(f"/new-password/{token}", password="yet another one")
+        assert (answer.status_code, "used or too old" in answer.text) == (404, True)
+    assert accounts.sign_in("ann", "another good one")
+    assert accounts.sign_in("bob", PASSWORD)
+
+
+def test_a_session_there_was_ends_when_a_link_for_a_password_is_used(annotator, admin, store):
+    link, before = Accounts(store).password_link(annotator.user, admin.user), admin.cookies[COOKIE]
+    assert admin.send_form(f"/new-password/{link}", password="another good one").status_code == 303
+    assert admin.get("/api/me").json() == {"name": "ann", "admin": False}
+    assert Accounts(store).who(before) is None
+
+
 def test_signing_in_out_and_in_again(annotator):
     answer = annotator.send_form("/sign-out")
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")

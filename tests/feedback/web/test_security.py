@@ -23,7 +23,7 @@ from tether.feedback.web.new_project import checkpoint_at, own_file
 from tether.feedback.web.security import HEADERS, MAX_BODY, MAX_UPLOAD
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
-OPEN = {"/sign-in", "/invite/{token}", "/api/sign-in", "/theme", "/sign-out"}
+OPEN = {"/sign-in", "/invite/{token}", "/new-password/{token}", "/api/sign-in", "/theme", "/sign-out"}
 """What can be asked without being signed in."""
 
 
@@ -187,7 +187,8 @@ def token_of(browser: Browser) -> dict[str, str]:
 
 def test_every_answer_is_guarded(visitor, annotator, admin, app):
     pages = [("GET", "/sign-in"), ("GET", "/nothing"), ("GET", "/admin"), ("POST", "/sign-in"), ("PUT", "/sign-in")]
-    pages += [("GET", "/static/app.css"), ("GET", "/static/nothing"), ("GET", "/api/me"), ("GET", "/invite/x")]
+    pages += [("GET", "/static/app.css"), ("GET", "/static/nothing"), ("GET", "/api/me")]
+    pages += [("GET", "/invite/x"), ("GET", "/new-password/x")]
     for browser in (visitor, annotator, admin):
         for method, path in pages:
             headers = browser.request(method, path, follow_redirects=False).headers
@@ -366,12 +367,14 @@ def test_nothing_secret_is_logged(app, store, visitor, caplog):
     accounts = Accounts(store)
     invite = accounts.invite()
     visitor.post(f"/invite/{invite}", data={"name": "ann", "password": PASSWORD})
+    link = accounts.password_link(1, 1)
+    visitor.post(f"/new-password/{link}", data={"password": PASSWORD})
     session = visitor.cookies["tether_session"]
     visitor.post("/sign-in", data={"name": "ann", "password": "not " + PASSWORD})
     visitor.get("/api/me", headers={"authorization": f"Bearer {accounts.token_for(1)}"})
     ours = [record.getMessage() for record in caplog.records if record.name != "httpx2"]  # that is the test's browser
     told = " ".join(ours) + json.dumps([event.about for event in store.audit()])
-    assert not [secret for secret in (PASSWORD, invite, session) if secret in told]
+    assert not [secret for secret in (PASSWORD, invite, link, session) if secret in told]
 
 
 def test_the_database_has_no_token_and_no_password(store, annotator, tmp_path):

@@ -1,4 +1,4 @@
-"""Coming in and going out: sign-in, sign-out, invitations, a new password, the colours of the pages."""
+"""Coming in and going out: sign-in, sign-out, invitations, new passwords, the colours of the pages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from tether.errors import InputError
 from tether.feedback.accounts import SESSION, TooMany
+from tether.feedback.records import Missing
 from tether.feedback.web.security import own_path
 from tether.feedback.web.session import (
     COOKIE,
@@ -77,6 +78,28 @@ def accept(request: Request, token: str, known: Known, accounts: Accounted, form
         user = accounts.accept(token, name, password)
     except InputError as error:
         return page(request, "invite.html", 422, token=token, name=name, wrong=f"{error}.")
+    if known.token:
+        accounts.sign_out(known.token)
+    return _came_in(request, accounts.token_for(user, SESSION), "/")
+
+
+@router.get("/new-password/{token}")
+def new_password_page(request: Request, token: str, accounts: Accounted) -> Response:
+    """The form in which somebody who forgot theirs chooses another; 404 for a link that is not good."""
+    name = accounts.check_password_link(token)
+    return page(request, "new-password.html", token=token, name=name, wrong="")
+
+
+@router.post("/new-password/{token}", openapi_extra=form_fields("password"))
+def renew_password(request: Request, token: str, known: Known, accounts: Accounted, form: Form) -> Response:
+    """Sets it, ends all sessions of that person and signs them in."""
+    name = accounts.check_password_link(token)  # before the costly hashing of a password
+    try:
+        user = accounts.renew_password(token, text(form, "password"))
+    except Missing:
+        raise
+    except InputError as error:
+        return page(request, "new-password.html", 422, token=token, name=name, wrong=f"{error}.")
     if known.token:
         accounts.sign_out(known.token)
     return _came_in(request, accounts.token_for(user, SESSION), "/")

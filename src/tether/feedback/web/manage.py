@@ -9,9 +9,21 @@ from fastapi.responses import Response
 
 from tether.errors import InputError
 from tether.feedback.accounts import Accounts, User
+from tether.feedback.invitations import invite_name
 from tether.feedback.records import UserKind
 from tether.feedback.store import Store
-from tether.feedback.web.session import Accounted, Admin, Form, Id, Stored, form_fields, go, page, text
+from tether.feedback.web.session import (
+    Accounted,
+    Admin,
+    Form,
+    Id,
+    InviteName,
+    Stored,
+    form_fields,
+    go,
+    page,
+    text,
+)
 
 router = APIRouter(prefix="/admin")
 _EVENTS = 100
@@ -25,17 +37,33 @@ def overview(request: Request, user: Admin, store: Stored) -> Response:
 
 
 @router.get("/people")
-def people(request: Request, user: Admin, store: Stored) -> Response:
-    """Every account, with what can be done about it."""
-    return _people(request, store)
+def people(request: Request, user: Admin, store: Stored, accounts: Accounted) -> Response:
+    """Every account, with what can be done about it, and every invitation that is open."""
+    return _people(request, store, accounts)
 
 
 @router.post("/people/invite")
 def invite_admin(request: Request, user: Admin, store: Stored, accounts: Accounted) -> Response:
     """A link that makes one more admin; shown once, for only its hash is kept."""
     token = accounts.invite(admin=True)
-    store.record(user.id, "invited", admin=True)
-    return _people(request, store, link=invite_link(request, token))
+    store.record(user.id, "invited", admin=True, invite=invite_name(token))
+    return _people(request, store, accounts, link=link_to(request, "invite", token))
+
+
+@router.post("/people/invites/{invite}/revoke")
+def revoke(user: Admin, accounts: Accounted, invite: InviteName) -> Response:
+    """Ends an invitation, or a link for a new password, that nobody used yet."""
+    accounts.revoke(invite, user.id)
+    return go("/admin/people")
+
+
+@router.post("/people/{person}/password")
+def new_password(request: Request, user: Admin, store: Stored, accounts: Accounted, person: Id) -> Response:
+    """A link by which somebody who forgot their password chooses another; shown once."""
+    _not_yourself(user, person)
+    token = accounts.password_link(person, user.id)
+    link = link_to(request, "new-password", token)
+    return _people(request, store, accounts, link=link, forgetful=store.user(person).name)
 
 
 @router.post("/people/program", openapi_extra=form_fields("name", "kind"))
@@ -49,7 +77,7 @@ def add_program(request: Request, user: Admin, store: Stored, accounts: Accounte
             raise InputError(f"user {name!r}: the name is taken; choose another")
         program = store.add_user(name, cast("UserKind", kind))
     except InputError as error:
-        return _people(request, store, wrong=str(error), status=422)
+        return _people(request, store, accounts, wrong=str(error), status=422)
     return _token(request, user, store, accounts, program)
 
 
@@ -89,9 +117,9 @@ def audit(
     return page(request, "admin-audit.html", events=events[:_EVENTS], names=names, more=more)
 
 
-def invite_link(request: Request, token: str) -> str:
-    """The address of an invitation, by the name this request reached the server by."""
-    return f"{request.url.scheme}://{request.headers['host']}/invite/{token}"
+def link_to(request: Request, door: str, token: str) -> str:
+    """The address of an invitation or the like, by the name this request reached the server by."""
+    return f"{request.url.scheme}://{request.headers['host']}/{door}/{token}"
 
 
 def _not_yourself(user: User, person: int) -> None:
@@ -105,18 +133,20 @@ def _token(request: Request, user: User, store: Store, accounts: Accounts, perso
         raise InputError(f"{program.name} is a person, and signs in with a password")
     token = accounts.token_for(person)
     store.record(user.id, "token_made", person=person)
-    return _people(request, store, secret=token, program=program.name)
+    return _people(request, store, accounts, secret=token, program=program.name)
 
 
 def _people(
     request: Request,
     store: Store,
+    accounts: Accounts,
     *,
     link: str = "",
+    forgetful: str = "",
     secret: str = "",
     program: str = "",
     wrong: str = "",
     status: int = 200,
 ) -> Response:
-    shown = {"link": link, "secret": secret, "program": program, "wrong": wrong}
-    return page(request, "admin-people.html", status, users=store.users(), **shown)
+    shown = {"link": link, "forgetful": forgetful, "secret": secret, "program": program, "wrong": wrong}
+    return page(request, "admin-people.html", status, users=store.users(), invites=accounts.invites(), **shown)

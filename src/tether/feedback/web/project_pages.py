@@ -11,14 +11,26 @@ from fastapi.responses import Response
 from starlette.datastructures import FormData
 
 from tether.errors import InputError
-from tether.feedback.accounts import record
+from tether.feedback.accounts import Accounts, record
 from tether.feedback.export import items_of
 from tether.feedback.gold import make_gold, unasked
+from tether.feedback.invitations import invite_name
 from tether.feedback.records import Missing, ProjectState
 from tether.feedback.store import Store
-from tether.feedback.web.manage import invite_link
+from tether.feedback.web.manage import link_to
 from tether.feedback.web.render import rendered
-from tether.feedback.web.session import Accounted, Admin, Form, Id, Stored, form_fields, go, page, text
+from tether.feedback.web.session import (
+    Accounted,
+    Admin,
+    Form,
+    Id,
+    InviteName,
+    Stored,
+    form_fields,
+    go,
+    page,
+    text,
+)
 from tether.feedback.web.settings_form import FIELDS, said_fields, settings_fields, settings_from
 
 router = APIRouter(prefix="/admin/projects/{project}")
@@ -82,9 +94,9 @@ def new_guideline(request: Request, user: Admin, store: Stored, form: Form, proj
 
 
 @router.get("/members")
-def members(request: Request, user: Admin, store: Stored, project: Id) -> Response:
-    """Who works on the project, who else could, and the button that makes an invitation."""
-    return _members(request, store, project)
+def members(request: Request, user: Admin, store: Stored, accounts: Accounted, project: Id) -> Response:
+    """Who works on the project, who else could, and who is invited."""
+    return _members(request, store, accounts, project)
 
 
 @router.post("/members", openapi_extra=form_fields("person", "change"))
@@ -104,8 +116,15 @@ def invite(request: Request, user: Admin, store: Stored, accounts: Accounted, pr
     """A link by which one person makes an account and is a member of the project; shown once."""
     store.project(project)
     token = accounts.invite(project=project)
-    store.record(user.id, "invited", project=project)
-    return _members(request, store, project, invite_link(request, token))
+    store.record(user.id, "invited", project=project, invite=invite_name(token))
+    return _members(request, store, accounts, project, link_to(request, "invite", token))
+
+
+@router.post("/invites/{invite}/revoke")
+def revoke(user: Admin, accounts: Accounted, project: Id, invite: InviteName) -> Response:
+    """Ends an invitation to this project that nobody used yet."""
+    accounts.revoke(invite, user.id, project)
+    return go(f"/admin/projects/{project}/members")
 
 
 @router.get("/gold")
@@ -177,10 +196,10 @@ def turns(prompt: str, messages: Any, how: str) -> list[Mapping[str, Any]]:
     return [{"role": m["role"], "html": rendered(m["content"], how)} for m in said]
 
 
-def _members(request: Request, store: Store, project: int, link: str = "") -> Response:
+def _members(request: Request, store: Store, accounts: Accounts, project: int, link: str = "") -> Response:
     inside = store.members(project)
     others = [u for u in store.users() if u.active and u.id not in {member.id for member in inside}]
-    shown = {"members": inside, "others": others, "link": link}
+    shown = {"members": inside, "others": others, "link": link, "invites": accounts.invites(project)}
     return page(request, "admin-members.html", project=store.project(project), **shown)
 
 

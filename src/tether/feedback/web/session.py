@@ -141,6 +141,8 @@ Stored = Annotated[Store, Depends(_store)]
 Accounted = Annotated[Accounts, Depends(_accounts)]
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
 """A number in a path that may be an id in a database."""
+InviteName = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
+"""What an invite is called in a path."""
 Form = Annotated[FormData, Depends(form_of)]
 
 

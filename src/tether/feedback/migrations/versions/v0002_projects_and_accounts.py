@@ -168,10 +168,12 @@ def _tables_of_accounts() -> None:
         sa.Column("key", sa.String(length=64), nullable=False),
         sa.Column("admin", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("project_id", sa.Integer(), nullable=True),
+        sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("used_by", sa.Integer(), nullable=True),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("expires", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_invites_project_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_invites_user_id")),
         sa.ForeignKeyConstraint(["used_by"], ["users.id"], name=op.f("fk_invites_used_by")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_invites")),
     )
