@@ -213,6 +213,12 @@ STAGES = {
         ("field select.models.1", "stage:pairs", "responses, not a reward model"),
         selecting(["reward", "stage:pairs"]),
     ),
+    "a member that is a stage unsaid": Case(
+        RUN, ("field select.models.0", "'pairs' is no folder here", "say stage:pairs"), selecting(["pairs", "reward"])
+    ),
+    "a model that is a stage unsaid": Case(
+        RUN, ("'pairs', field model", "say stage:sft"), recipe(SFT, PAIRS.replace('"chat"', '"sft"'))
+    ),
     "a member without a head": Case(RUN, ("field select.models.1", "chat"), selecting(["reward", "chat"])),
     "a member that is a function": Case(
         RUN,

@@ -159,7 +159,7 @@ def check_role(name: str, kind: Kind, made: Mapping[str, StageSection], reads: b
     if name.startswith(STAGE):
         refuse_other(name, made, ("policy",) if kind == "policy" else ("policy", "reward"))
     else:
-        path = model_at(name)
+        path = model_at(beside_stages(name, made))
         check_model(path, kind)
         if reads:
             Template.load(path, end_of_turn=getattr(about, "end_of_turn", None))
@@ -199,9 +199,16 @@ def check_reward(name: str, made: Mapping[str, StageSection], term: RewardTerm) 
     elif is_mistyped(name):
         raise InputError(f"'{name}' is no verifier, and no reward model is there; {nearest(name, VERIFIERS)}")
     else:
-        path = model_at(name)
+        path = model_at(beside_stages(name, made))
         check_model(path, "reward", require_head=True)
         Template.load(path)
+
+
+def beside_stages(name: str, made: Mapping[str, StageSection]) -> str:
+    """The name. InputError when only a stage has it: a hub would be asked for it, again and again."""
+    if name != "base" and name in made and not Path(name).exists():
+        raise InputError(f"'{name}' is no folder here; to take what the stage of that name makes, say {STAGE}{name}")
+    return name
 
 
 def is_mistyped(name: str) -> bool:
