@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.feedback.web.conftest import PASSWORD
+from tests.feedback.web.conftest import BASE, PASSWORD
 
 from tether.feedback.accounts import TRIES, WINDOW, Accounts
 from tether.feedback.web.security import own_path
@@ -165,3 +165,18 @@ def test_colours_are_kept_and_lead_back(visitor):
         'value="/sign-in?next=%2Fprojects%2F2%2Ftask%3Ftask%3D3"' in page
     )  # where the change of colours leads back to
     assert "not sent yet are kept" in page
+
+
+@pytest.mark.parametrize(
+    ("referer", "here"),
+    [
+        (f"{BASE}/admin/people?x=1", "/admin/people?x=1"),
+        ("http://evil.example/admin/people", "/"),
+        ("", "/"),
+    ],
+)
+def test_colours_chosen_on_what_a_form_made_lead_back_to_the_form(admin, referer, here):
+    admin.headers["referer"] = referer
+    made = admin.send_form("/admin/people/invite")
+    assert "/invite/" in made.text
+    assert f'name="next" value="{here}"' in made.text

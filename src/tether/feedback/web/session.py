@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -174,7 +174,10 @@ def templates() -> Environment:
 
 
 def page(request: Request, name: str, status: int = 200, /, **context: Any) -> HTMLResponse:
-    """A template as a page; it has `user`, `csrf`, their `projects`, `theme`, `path`, `query` besides `context`."""
+    """A template as a page; it has `user`, `csrf`, their `projects`, `theme`, `path`, `here` besides `context`.
+
+    `here` is where to come back to: the page's address, or of a page that a form made, that of the form.
+    """
     known: Visitor | None = getattr(request.state, "visitor", None)
     user = known.user if known else None
     theme = request.cookies.get(THEME_COOKIE)
@@ -184,10 +187,19 @@ def page(request: Request, name: str, status: int = 200, /, **context: Any) -> H
         "projects": store_of(request).projects_of(user.id) if user else [],
         "theme": theme if theme in THEMES else "auto",
         "path": request.url.path,
-        "query": request.url.query,
+        "here": _here(request),
     }
     env: Environment = request.app.state.templates
     return HTMLResponse(env.get_template(name).render(about | context), status)
+
+
+def _here(request: Request) -> str:
+    at = request.url.components
+    if request.method != "GET":
+        at = urlsplit(request.headers.get("referer", ""))
+        if at.netloc.lower() != request.headers.get("host", "").lower():
+            return "/"
+    return f"{at.path}?{at.query}" if at.query else at.path
 
 
 def go(path: str) -> RedirectResponse:
