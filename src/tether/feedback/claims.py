@@ -1,14 +1,15 @@
 """Handing out items: who gets which, for how long. All functions want a connection that holds the write lock.
 
 An item's place is taken by an answer (`items.done`) or by the live lease of an open assignment; the two together never
-exceed its overlap. A skip gives its place back, and the item never returns to who skipped it.
+exceed its overlap. A skip gives its place back, and the item never returns to who skipped it. Where somebody is asked
+again what they have answered, to see whether they say the same, that takes no place.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     BindParameter,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     select,
     update,
 )
@@ -41,6 +43,7 @@ from tether.feedback.schema import (
 )
 
 _NEWEST = 2**31 - 1  # above every id
+_APART = 20  # turns of somebody between an item and the same again, at the least
 
 _user: BindParameter[int] = bindparam("user", type_=Integer)
 _project: BindParameter[int] = bindparam("project", type_=Integer)
@@ -51,17 +54,19 @@ _limit: BindParameter[int] = bindparam("limit", type_=Integer)
 def _others_live() -> ScalarSelect[int]:
     other = assignments.alias("other")
     live = (other.c.state == "open") & (other.c.expires > _now) & (other.c.user_id != _user)
+    live &= other.c.role == "annotate"
     count = select(func.count()).select_from(other).where(other.c.item_id == items.c.id, live)
     return count.correlate(items).scalar_subquery()
 
 
 _has_place: ColumnElement[bool] = items.c.done + _others_live() < items.c.overlap
 _mine = assignments.alias("mine")
-_never_had = ~exists().where(_mine.c.item_id == items.c.id, _mine.c.user_id == _user).correlate(items)
-_of_user = (
-    select(assignments.c.item_id)
+_had = exists().where(_mine.c.item_id == items.c.id, _mine.c.user_id == _user)
+_never_had = ~_had.correlate(items)
+_turns = (
+    select(assignments.c.id)
     .join_from(assignments, items)
-    .where(assignments.c.user_id == _user, assignments.c.role == "annotate", items.c.project_id == _project)
+    .where(assignments.c.user_id == _user, assignments.c.role != "adjudicate", items.c.project_id == _project)
 )
 _gold_there = exists().where(items.c.project_id == _project, items.c.gold.is_not(None))
 
@@ -70,10 +75,12 @@ _WHO = (
     select(
         # People draw by lots that only the store can compute; programs by their names alone, so as to be repeatable.
         (case((users.c.kind == "human", _secret), else_="") + users.c.name).label("lot"),
+        (users.c.kind == "human").label("human"),
         projects.c.name.label("project"),
         projects.c.state,
         projects.c.settings,
-        _of_user.where(items.c.gold.is_(None))
+        _turns.with_only_columns(assignments.c.item_id)
+        .where(items.c.gold.is_(None), assignments.c.role == "annotate")
         .order_by(assignments.c.item_id.desc())
         .limit(1)
         .scalar_subquery()
@@ -83,29 +90,46 @@ _WHO = (
     .join_from(users, projects, projects.c.id == _project, isouter=True)
     .where(users.c.id == _user)
 )
-_TURNS = _of_user.with_only_columns(
-    func.count().label("asked"),
-    func.coalesce(func.sum(case((assignments.c.state == "done", 1), else_=0)), 0).label("done"),
+_answered = (assignments.c.state == "done") & (assignments.c.role == "annotate")
+_TURNS = _turns.with_only_columns(
+    func.count().label("asked"), func.coalesce(func.sum(case((_answered, 1), else_=0)), 0).label("done")
 )
 _ITEM = (items.c.id.label("item"), items.c.key, items.c.kind, items.c.project_id)
+_NEW = (*_ITEM, literal("annotate").label("role"))
 _HELD = (
     select(assignments.c.id, assignments.c.shown, *_ITEM)
     .join_from(assignments, items)
-    .where(assignments.c.user_id == _user, assignments.c.state == "open", items.c.project_id == _project, _has_place)
+    .where(assignments.c.user_id == _user, assignments.c.state == "open", items.c.project_id == _project)
+    .where((assignments.c.role == "repeat") | _has_place)
     .order_by(assignments.c.id)  # as given out: by item, the order would tell which are gold
     .limit(_limit)
 )
 _FRESH = (
-    select(*_ITEM)
+    select(*_NEW)
     .where(items.c.project_id == _project, items.c.done < items.c.overlap, items.c.gold.is_(None))
     .where(items.c.id > bindparam("after"), items.c.id <= bindparam("upto"))
     .where(_never_had, _has_place)
     .order_by(items.c.id)
     .limit(_limit)
 )
-_GOLD = select(*_ITEM).where(items.c.project_id == _project, items.c.gold.is_not(None), _never_had)
+_GOLD = select(*_NEW).where(items.c.project_id == _project, items.c.gold.is_not(None), _never_had)
+_long_ago = (
+    _turns.order_by(assignments.c.id.desc())
+    .offset(bindparam("apart", type_=Integer))
+    .limit(1)
+    .correlate(None)
+    .scalar_subquery()
+)
+_AGAIN = (
+    _turns.with_only_columns(*_ITEM, literal("repeat").label("role"))
+    .where(_answered, items.c.gold.is_(None), assignments.c.id < _long_ago)
+    .where(~_had.where(_mine.c.role == "repeat").correlate(items))
+    .order_by(assignments.c.id)
+    .limit(_limit)
+)
 _among = items.c.id.in_(bindparam("among", expanding=True))
-_QUERIES = {False: (_HELD, _FRESH, _GOLD), True: (_HELD.where(_among), _FRESH.where(_among), _GOLD.where(_among))}
+_ALL = (_HELD, _FRESH, _GOLD, _AGAIN)
+_QUERIES = {False: _ALL, True: tuple(query.where(_among) for query in _ALL)}
 
 _TEXTS = (
     select(
@@ -156,9 +180,11 @@ def claim(
     if fresh:
         first = next_id(db, assignments)
         for at, row in enumerate(fresh):
-            order = shuffled(row.key, who.lot, texts[row.item])
+            lot = who.lot if row.role == "annotate" else f"{who.lot} again"
+            order = shuffled(row.key, lot, texts[row.item])
             mine.append(_assignment(first + at, user, row, texts[row.item], order, expires))
-        db.execute(insert(assignments), [_assignment_row(a, now) for a in mine[len(held) :]])
+        new = zip(mine[len(held) :], fresh, strict=True)
+        db.execute(insert(assignments), [_assignment_row(a, row.role, now) for a, row in new])
     return mine
 
 
@@ -188,11 +214,11 @@ def live_others(db: Connection, item: int, user: int, now: float) -> int:
 
 
 def holds_place(row: AnyRow, now: float) -> bool:
-    """Whether the lease of this assignment, with its item's `done` and `overlap`, has not ended.
+    """Whether the lease of this assignment, with its item's `done` and `overlap`, has not ended, or it needs no place.
 
     It may have ended by another server's clock, or before a clock was put back; then an answer may be in its place.
     """
-    return bool(row.expires > now and row.done < row.overlap)
+    return bool(row.role == "repeat" or (row.expires > now and row.done < row.overlap))
 
 
 def check_place(db: Connection, row: AnyRow, now: float) -> None:
@@ -221,11 +247,11 @@ def shuffled(item_key: str, lot: str, of_item: Sequence[AnyRow]) -> list[int]:
 def _fresh(
     db: Connection, who: AnyRow, settings: Settings, given: Mapping[str, Any], room: int, num_held: int
 ) -> list[AnyRow]:
-    """Up to `room` items the user never had, gold ones strewn among them, within the user's quota."""
+    """Up to `room` items the user never had, within their quota; gold ones and repeats are strewn among them."""
     if room <= 0:
         return []
     asked = done = 0
-    if settings.quota is not None or who.has_gold:
+    if settings.quota is not None or who.has_gold or settings.repeat_share:
         asked, done = db.execute(_TURNS, given).one()
     if settings.quota is not None:
         room = min(room, settings.quota - done - num_held)
@@ -236,28 +262,36 @@ def _fresh(
         if (left := room - len(found)) > 0:
             span = {**given, "limit": left, "after": after, "upto": upto}
             found += db.execute(_QUERIES["among" in given][1], span).all()
-    strewn = _gold_turns(who, settings.gold_share, asked, room) if found and who.has_gold else []
-    return _with_gold(db, who, given, found, strewn) if any(strewn) else found
+    strewn = [_strewn(who, settings, asked + turn) for turn in range(room)]
+    return _mixed(db, who, given, found, strewn) if found and any(strewn) else found
 
 
-def _gold_turns(who: AnyRow, share: float, asked: int, room: int) -> list[bool]:
-    """Which of the user's next turns in the project are for gold: the same whenever it is drawn again."""
-    draws = (int(content_key(who.lot, who.project, asked + turn)[:13], 16) / 16**13 for turn in range(room))
-    return [drawn < share for drawn in draws]
+def _strewn(who: AnyRow, settings: Settings, turn: int) -> Literal["gold", "again", ""]:
+    """What a turn of the user in the project is for, if not an ordinary item: the same whenever it is drawn again."""
+    drawn = int(content_key(who.lot, who.project, turn)[:13], 16) / 16**13
+    if drawn < settings.gold_share:
+        return "gold" if who.has_gold else ""
+    again = who.human and drawn < settings.gold_share + settings.repeat_share
+    return "again" if again else ""  # programs would be asked for what they have said by the same key
 
 
-def _with_gold(
-    db: Connection, who: AnyRow, given: Mapping[str, Any], found: Sequence[AnyRow], strewn: Sequence[bool]
+def _mixed(
+    db: Connection, who: AnyRow, given: Mapping[str, Any], found: Sequence[AnyRow], strewn: Sequence[str]
 ) -> list[AnyRow]:
-    """Gold items at their turns, as long as there are ordinary ones to hide them among."""
-    rows = db.execute(_QUERIES["among" in given][2], given).all()
-    gold = sorted(rows, key=lambda row: content_key(who.lot, row.key))
+    """Gold items and repeats at their turns, as long as there are ordinary ones to hide them among."""
+    *_, golden, repeats = _QUERIES["among" in given]
+    gold = sorted(db.execute(golden, given), key=lambda row: content_key(who.lot, row.key)) if "gold" in strewn else []
+    far = {**given, "limit": len(strewn), "apart": _APART - 1}
+    again = list(db.execute(repeats, far)) if "again" in strewn else []
     ordinary = list(found)
     mixed: list[AnyRow] = []
-    for golden in strewn:
+    for kind in strewn:
         if not ordinary:
             break
-        mixed.append(gold.pop() if golden and gold else ordinary.pop(0))
+        if kind == "gold" and gold:
+            mixed.append(gold.pop())
+        else:
+            mixed.append((again if kind == "again" and again else ordinary).pop(0))
     return mixed
 
 
@@ -288,13 +322,14 @@ def _assignment(
     )
 
 
-def _assignment_row(assignment: Assignment, now: float) -> dict[str, Any]:
+def _assignment_row(assignment: Assignment, role: str, now: float) -> dict[str, Any]:
     return {
         "id": assignment.id,
         "item_id": assignment.item,
         "user_id": assignment.user,
         "shown": [response.id for response in assignment.responses],
         "state": "open",
+        "role": role,
         "claimed": now,
         "expires": assignment.expires,
     }

@@ -250,7 +250,7 @@ def _new_items(records: Sequence[Record], of_record: Sequence[list[int]], task: 
 
 _LIVE = (
     select(assignments.c.item_id, func.count().label("live"))
-    .where(assignments.c.state == "open", assignments.c.expires > bindparam("now"))
+    .where(assignments.c.state == "open", assignments.c.role == "annotate", assignments.c.expires > bindparam("now"))
     .group_by(assignments.c.item_id)
 )
 _RAISE = update(items).where(items.c.id == bindparam("the_id")).values(overlap=bindparam("wanted"))

@@ -107,6 +107,8 @@ class Settings(BaseModel):
     """Seconds an annotator has for an item before somebody else may get it; working on it renews them."""
     gold_share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of an annotator's items that are gold, as long as there are gold ones they have not seen."""
+    repeat_share: float = Field(default=0.0, ge=0, le=0.2)
+    """Share of a person's items that they have answered before: do they say the same? It counts as no vote."""
     skip_reasons: tuple[str, ...] = Field(default=SKIP_REASONS, min_length=1)
     """Reasons to skip an item."""
     flag_reasons: tuple[str, ...] = Field(default=FLAG_REASONS, min_length=1)

@@ -41,6 +41,7 @@ _WORDS = (
     .join(prompts, prompts.c.id == items.c.prompt_id)
 )
 _by_annotator = judgements.c.action.not_in(("undo", "adjudicate"))
+_votes = _by_annotator & (assignments.c.role == "annotate")
 _ordinary = items.c.gold.is_(None)
 
 
@@ -50,8 +51,14 @@ def last_judgement(db: Connection) -> int:
 
 
 def in_force(db: Connection, query: Query) -> list[Judgement]:
-    """The answers and skips of `query` that nothing up to `query.until` replaced or took back, by id."""
-    return [_judgement(row) for row in db.execute(_standing(_ALL.where(_by_annotator), query))]
+    """The answers and skips of `query` that nothing up to `query.until` replaced or took back, by id; no repeats."""
+    return [_judgement(row) for row in db.execute(_standing(_ALL.where(_votes), query))]
+
+
+def repeats(db: Connection, query: Query) -> list[Judgement]:
+    """What annotators said, as of `query`, when they were asked again what they had answered, by id."""
+    chosen = _ALL.where(_by_annotator, assignments.c.role == "repeat")
+    return [_judgement(row) for row in db.execute(_standing(chosen, query))]
 
 
 def adjudications(db: Connection, query: Query) -> dict[int, Judgement]:
@@ -83,7 +90,8 @@ def disputed(db: Connection, project: int, limit: int, among: tuple[int, ...] = 
     Those without an adjudication come before those with one, the most divided first. Gold items are none of them.
     `among` restricts to some item ids.
     """
-    chosen = select(judgements.c.item_id, judgements.c.ranking).where(judgements.c.action == "rank", _ordinary)
+    ranked = _ALL.where(judgements.c.action == "rank", _votes)
+    chosen = ranked.with_only_columns(judgements.c.item_id, judgements.c.ranking).where(_ordinary)
     firsts: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
     for row in db.execute(_standing(chosen, Query(projects=(project,), items=among))):
         best = min(row.ranking.values())
@@ -94,8 +102,7 @@ def disputed(db: Connection, project: int, limit: int, among: tuple[int, ...] = 
         (item for item, share in agreed.items() if share < 1), key=lambda item: (item in settled, agreed[item], item)
     )[:limit]
     rankings: dict[int, list[Judgement]] = defaultdict(list)
-    ranked = _standing(_ALL.where(judgements.c.action == "rank"), Query())
-    for row in find(db, ranked, judgements.c.item_id, divided):
+    for row in find(db, _standing(ranked, Query()), judgements.c.item_id, divided):
         rankings[row.item_id].append(_judgement(row))
     told = _said_of(db, divided)
     return [
@@ -126,8 +133,9 @@ def progress(db: Connection, project: int, now: float) -> Progress:
     live = (assignments.c.state == "open") & (assignments.c.expires > now)
     held = select(func.count()).select_from(assignments).join(items).where(items.c.project_id == project, live)
     said: dict[int, list[AnyRow]] = defaultdict(list)
-    chosen = select(judgements.c.user_id, judgements.c.action, judgements.c.seconds, _ordinary.label("ordinary"))
-    for row in db.execute(_standing(chosen.where(_by_annotator), Query(projects=(project,)))):
+    told = (judgements.c.user_id, judgements.c.action, judgements.c.seconds, _ordinary.label("ordinary"))
+    chosen = _ALL.with_only_columns(*told).where(_votes)
+    for row in db.execute(_standing(chosen, Query(projects=(project,)))):
         said[row.user_id].append(row)
     return Progress(
         items=counts[0],

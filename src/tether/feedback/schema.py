@@ -223,7 +223,7 @@ assignments = Table(
     Column("role", String(16), nullable=False, server_default="annotate"),
     UniqueConstraint("user_id", "item_id", "role"),
     CheckConstraint("state IN ('open', 'done', 'skipped')", name="state"),
-    CheckConstraint("role IN ('annotate', 'adjudicate')", name="role"),
+    CheckConstraint("role IN ('annotate', 'repeat', 'adjudicate')", name="role"),
 )
 Index("ix_assignments_item_id_state", assignments.c.item_id, assignments.c.state)
 _HELD = assignments.c.state == "open"

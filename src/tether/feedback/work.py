@@ -27,11 +27,13 @@ _GIVEN = (
         judgements,
         items.c.overlap,
         items.c.done,
+        assignments.c.role,
         projects.c.settings,
         exists().where(_later.c.supersedes == judgements.c.id).label("replaced"),
     )
     .join_from(judgements, items, judgements.c.item_id == items.c.id)
     .join(projects)
+    .join(assignments, judgements.c.assignment_id == assignments.c.id)
     .where(judgements.c.id == bindparam("the_id"))
 )
 _CLOSE = (
@@ -170,10 +172,11 @@ def _last_words_of(db: Connection, last_word: LastWord, shown: Sequence[int], no
 
 
 def _reopen(db: Connection, row: AnyRow, now: float, expires: float) -> None:
-    """Give the place that the answer took to a lease of its annotator."""
-    if row.action != "skip":
+    """Give the place that the answer took, if any, to a lease of its annotator."""
+    counts = row.role != "repeat"
+    if counts and row.action != "skip":
         db.execute(_COUNT, {"the_id": row.item_id, "more": -1})
-    elif row.done + live_others(db, row.item_id, row.user_id, now) >= row.overlap:
+    elif counts and row.done + live_others(db, row.item_id, row.user_id, now) >= row.overlap:
         expires = now  # others have the places now: the user may still answer if one of them gives up
     db.execute(_CLOSE, {"the_id": row.assignment_id, "to": "open", "until": expires})
 
@@ -203,7 +206,8 @@ def _store(db: Connection, batch: Sequence[Answer], rows: Mapping[int, AnyRow], 
     _insert(db, [_judgement_row(a, rows[a.assignment], earlier.get(a.assignment), now) for a in batch])
     closed = [{"the_id": a.assignment, "to": "done" if a.skip is None else "skipped", "until": now} for a in batch]
     db.execute(_CLOSE, closed)
-    given = Counter(rows[a.assignment].item_id for a in batch if a.skip is None)
+    counted = [rows[a.assignment] for a in batch if a.skip is None]
+    given = Counter(row.item_id for row in counted if row.role != "repeat")
     if given:
         db.execute(_COUNT, [{"the_id": item, "more": more} for item, more in sorted(given.items())])
     return by_submit_key(db, [a.submit_key for a in batch])

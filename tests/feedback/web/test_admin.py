@@ -106,14 +106,19 @@ def test_every_setting_goes_through_the_form(admin, store, project):
         "quota": 12,
         "correction": "yes",
     }
-    changed |= {"attributes": "helpful\nvery kind -3 3", "lease_minutes": "0.5", "gold_percent": "25"}
+    changed |= {
+        "attributes": "helpful\nvery kind -3 3",
+        "lease_minutes": "0.5",
+        "gold_percent": "25",
+        "repeat_percent": "5",
+    }
     changed |= {"skip_reasons": "too long\n\n bad words ", "flag_reasons": "rude"}
     form = {k: v for k, v in PLAIN.items() if k not in ("ties", "strength", "all_bad")} | changed
     assert admin.send_form(f"/admin/projects/{project}/settings", **form).status_code == 303
     found = store.project(project).settings
     assert found.model_dump() == {
         **{"overlap": 5, "shown": 4, "rationale": "required", "rendering": "plain", "quota": 12, "correction": True},
-        **{"ties": False, "all_bad": False, "strength": False, "lease": 30.0, "gold_share": 0.25},
+        **{"ties": False, "all_bad": False, "strength": False, "lease": 30.0, "gold_share": 0.25, "repeat_share": 0.05},
         "attributes": ({"name": "helpful", "low": 1, "high": 7}, {"name": "very kind", "low": -3, "high": 3}),
         "skip_reasons": ("too long", "bad words"),
         "flag_reasons": ("rude",),
@@ -128,6 +133,7 @@ def test_every_setting_goes_through_the_form(admin, store, project):
     [
         ("overlap", "0", "overlap: Input should be greater than or equal to 1"),
         ("gold_percent", "80", "gold_share"),
+        ("repeat_percent", "30", "repeat_share"),
         ("lease_minutes", "inf", "minutes for an item"),
         ("lease_minutes", "soon", "is not a number"),
         ("attributes", "x 5 1", "must be below high"),

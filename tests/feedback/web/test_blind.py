@@ -36,7 +36,9 @@ SECRETS = (
     "overlap",
     "checkpoint",
 )
-SETTINGS = Settings(gold_share=0.4, overlap=2, attributes=(Attribute(name="Helpful"),), correction=True)
+SETTINGS = Settings(
+    gold_share=0.4, repeat_share=0.2, overlap=2, attributes=(Attribute(name="Helpful"),), correction=True
+)
 NUM = 24
 
 
@@ -136,8 +138,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
                 done.other.append(whole(client.get(path_)))
             done.other.append(whole(client.get(f"/api/projects/{project}/history?limit=100")))
         with store.reading() as db:
-            query = select(items.c.gold).join_from(assignments, items).where(assignments.c.user_id == ann)
-            done.gold = [row.gold is not None for row in db.execute(query.order_by(assignments.c.id))]
+            query = select(items.c.gold, assignments.c.role).join_from(assignments, items)
+            rows = db.execute(query.where(assignments.c.user_id == ann).order_by(assignments.c.id)).all()
+            done.gold = [row.gold is not None for row in rows]
+            assert "repeat" in {row.role for row in rows}  # they are sent as all others are
         yield done
 
 

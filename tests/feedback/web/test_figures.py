@@ -11,6 +11,7 @@ import pytest
 
 from tether.feedback.dataset import make_dataset
 from tether.feedback.projects import Attribute, Settings
+from tether.feedback.quality import wilson
 from tether.feedback.queries import in_force
 from tether.feedback.records import NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.web import dashboard, figures
@@ -116,6 +117,7 @@ def test_the_overview_says_why_items_were_skipped_and_no_p_of_nothing(admin, sto
     answer(store, project, "y", skip="too long")
     answer(store, project, "z", skip="too long")
     text = said(admin.get(f"/admin/projects/{project}"))
+    assert "Same when asked again" not in text  # nobody was
     assert "Why items were skipped, most often: “too long” 2, “too &lt;b&gt;hard&lt;/b&gt;” 1." in text
     overview, _, annotators = text.partition("Annotators")
     assert "First shown wins" not in overview  # the tile is about pairs
@@ -178,3 +180,22 @@ def test_agreement_of_ratings_is_told_alike_by_the_overview_and_the_card(admin, 
 def test_a_project_without_comparisons_promises_no_agreement(admin, store):
     made = store.add_project("essays", "edit")
     assert "It appears once" not in said(admin.get(f"/admin/projects/{made}"))
+
+
+def test_the_overview_tells_who_says_the_same_once_somebody_was_asked_again(admin, store, monkeypatch):
+    monkeypatch.setattr("tether.feedback.claims._APART", 1)
+    store.add_guideline("Be kind.")
+    made = store.add_project("again", settings=Settings(repeat_share=0.2, overlap=1))
+    prompts = store.add_prompts([NewPrompt(f"q{n}") for n in range(40)])
+    ids = store.add_responses([NewResponse(p, text) for p in prompts for text in "ab"])
+    store.add_items([NewItem(ids[2 * n : 2 * n + 2], project=made) for n in range(40)])
+    user = store.add_user("ann")
+    turns = 0
+    while held := store.claim(user, made):
+        turns += 1
+        store.submit(held.id, {r.id: int(r.text != "a") for r in held.responses}, str(held.id), guideline=1)
+    assert turns > 40
+    low = wilson(turns - 40, turns - 40).low
+    text = said(admin.get(f"/admin/projects/{made}"))
+    assert "Same when asked again" in text
+    assert f"{100 * low:.0f} %–100 %" in text

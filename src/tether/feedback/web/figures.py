@@ -21,7 +21,7 @@ from tether.feedback.card import Facts, facts_about
 from tether.feedback.facts import find
 from tether.feedback.quality import AnnotatorQuality, Choice, Vote, annotator_quality
 from tether.feedback.queries import gold as gold_of
-from tether.feedback.queries import last_judgement
+from tether.feedback.queries import last_judgement, repeats
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import responses
 from tether.feedback.shapes import gather, order_known
@@ -94,8 +94,10 @@ def figures(db: Connection, project: int, now: float) -> Figures:
     judged = sorted((j for asked in everything for j in asked.judged), key=lambda j: j.id)
     skips = Counter(j.skip for asked in ordinary for j in asked.judged if j.skip is not None)
     days = Counter(datetime.fromtimestamp(j.created, UTC).strftime("%Y-%m-%d") for j in judged)
-    flagged = [Flagged(j.item, j.user, j.flag, j.created) for j in reversed(judged) if j.flag]
-    rows = annotator_quality(votes(db, judged, gold_of(db, project)))
+    again = repeats(db, Query(projects=(project,)))
+    newest = sorted([*judged, *again], key=lambda j: -j.id)
+    flagged = [Flagged(j.item, j.user, j.flag, j.created) for j in newest if j.flag]
+    rows = annotator_quality(votes(db, [*judged, *again], gold_of(db, project)))
     return Figures(
         facts=facts_about(db, ordinary, ""),
         quality={int(row.annotator): row for row in rows},

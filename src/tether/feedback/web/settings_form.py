@@ -13,7 +13,7 @@ from tether.feedback.web.session import text
 
 FIELDS = (
     *("overlap", "shown", "ties", "all_bad", "strength", "attributes", "rationale", "correction", "rendering"),
-    *("quota", "lease_minutes", "gold_percent", "skip_reasons", "flag_reasons"),
+    *("quota", "lease_minutes", "gold_percent", "repeat_percent", "skip_reasons", "flag_reasons"),
 )
 """The fields of the form."""
 
@@ -26,6 +26,7 @@ def settings_fields(settings: Settings) -> dict[str, Any]:
         "quota": "" if settings.quota is None else settings.quota,
         "lease_minutes": f"{settings.lease / 60:g}",
         "gold_percent": f"{settings.gold_share * 100:g}",
+        "repeat_percent": f"{settings.repeat_share * 100:g}",
         "skip_reasons": "\n".join(settings.skip_reasons),
         "flag_reasons": "\n".join(settings.flag_reasons),
     }
@@ -43,7 +44,8 @@ def settings_from(form: FormData) -> Settings:
     said["attributes"] = [_attribute(line) for line in _lines(said["attributes"])]
     said["quota"] = said["quota"].strip() or None
     said["lease"] = 60 * _number(said.pop("lease_minutes"), "minutes for an item")
-    said["gold_share"] = _number(said.pop("gold_percent"), "share of gold items") / 100
+    for share, what in (("gold", "share of gold items"), ("repeat", "share of items asked again")):
+        said[f"{share}_share"] = _number(said.pop(f"{share}_percent"), what) / 100
     for name in ("skip_reasons", "flag_reasons"):
         said[name] = _lines(said[name])
     return settings_of(said)

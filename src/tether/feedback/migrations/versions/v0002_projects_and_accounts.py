@@ -23,7 +23,7 @@ _CHECKS = {
     "items": {"kind": _KINDS, "done": "done >= 0 AND done <= overlap"},
     "assignments": {
         "state": "state IN ('open', 'done', 'skipped')",
-        "role": "role IN ('annotate', 'adjudicate')",
+        "role": "role IN ('annotate', 'repeat', 'adjudicate')",
     },
     "judgements": {
         "action": "action IN ('rank', 'rate', 'edit', 'skip', 'undo', 'adjudicate')",
