@@ -90,7 +90,7 @@ def disputed(db: Connection, project: int, limit: int, among: tuple[int, ...] = 
     Those without an adjudication come before those with one, the most divided first. Gold items are none of them.
     `among` restricts to some item ids.
     """
-    ranked = _ALL.where(judgements.c.action == "rank", _votes)
+    ranked = _ALL.where(judgements.c.action == "rank", assignments.c.role == "annotate")
     chosen = ranked.with_only_columns(judgements.c.item_id, judgements.c.ranking).where(_ordinary)
     firsts: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
     for row in db.execute(_standing(chosen, Query(projects=(project,), items=among))):

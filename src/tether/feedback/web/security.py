@@ -99,7 +99,12 @@ def from_elsewhere(request: Request) -> bool:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
         return True
-    return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
+    return origin is not None and not is_own(request, origin)
+
+
+def is_own(request: Request, address: str) -> bool:
+    """Whether an address is on the host that was asked."""
+    return urlsplit(address).netloc.lower() == request.headers.get("host", "").lower()
 
 
 def own_path(path: str) -> str:

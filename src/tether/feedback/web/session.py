@@ -22,7 +22,7 @@ from starlette.datastructures import FormData
 
 from tether.feedback.accounts import Accounts, User
 from tether.feedback.store import Store
-from tether.feedback.web.security import csrf_token, from_elsewhere, own_path, same_token
+from tether.feedback.web.security import csrf_token, from_elsewhere, is_own, own_path, same_token
 
 COOKIE = "tether_session"
 THEME_COOKIE = "tether_theme"
@@ -194,11 +194,10 @@ def page(request: Request, name: str, status: int = 200, /, **context: Any) -> H
 
 
 def _here(request: Request) -> str:
-    at = request.url.components
-    if request.method != "GET":
-        at = urlsplit(request.headers.get("referer", ""))
-        if at.netloc.lower() != request.headers.get("host", "").lower():
-            return "/"
+    address = str(request.url) if request.method == "GET" else request.headers.get("referer", "")
+    if not is_own(request, address):
+        return "/"
+    at = urlsplit(address)
     return f"{at.path}?{at.query}" if at.query else at.path
 
 
