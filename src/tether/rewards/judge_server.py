@@ -173,6 +173,11 @@ class ServerJudge:
         """Closes the connections."""
         self._client.close()
 
+    def _failure(self, what: str) -> InputError:
+        """For the thread that met it, which so keeps the others from starting another request."""
+        self._stop.set()
+        return InputError(f"judge {self.config.model} at {self.config.url}: {what}")
+
     def _give_up(self, asked: dict[Future[Choice], int]) -> None:
         self._stop.set()
         for future in asked:
@@ -196,9 +201,9 @@ class ServerJudge:
             if reply.kind == "refused" or malformed >= _MALFORMED:
                 return Choice(None, reply.problem, tokens_in, tokens_out, tries)
             if failures > self.config.retries or reply.wait > _LONGEST_WAIT:
-                raise InputError(
-                    f"judge {self.config.model} at {self.config.url}: no answer in {tries} requests, the last: "
-                    f"{reply.problem}; what was answered is kept, so run again when the server is back"
+                raise self._failure(
+                    f"no answer in {tries} requests, the last: {reply.problem}; "
+                    "what was answered is kept, so run again when the server is back"
                 )
             if reply.wait:
                 self._pace.hold(reply.wait)
@@ -223,7 +228,7 @@ class ServerJudge:
         if status in _REFUSED:
             return _Reply(problem=f"HTTP {status}: {said}", kind="refused")
         if not response.is_success:
-            raise InputError(f"judge {self.config.model} at {self.config.url}: HTTP {status}: {said}")
+            raise self._failure(f"HTTP {status}: {said}")
         return _read(response.content, options)
 
     def _body(self, question: str, options: tuple[str, ...], schema: bool) -> dict[str, Any]:
