@@ -14,9 +14,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -148,40 +149,39 @@ class ServerJudge:
         self._pace = Pace(config.requests_per_minute, sleep=self._stop.wait)
 
     def choose(self, questions: Sequence[str], options: Sequence[str]) -> Iterator[tuple[int, Choice]]:
-        """As the answers come. After a failure what is under way is still handed out, then the failure is raised."""
+        """As the answers come. After a failure what is under way is still handed out, then the failure is raised.
+
+        A question is sent when there are fewer than `concurrency` whose answers the caller does not hold yet: a caller
+        that is killed loses no more than those.
+        """
         self._stop.clear()
+        left = enumerate(questions)
+        asked: dict[Future[Choice], int] = {}
         failed: InputError | None = None
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            asked: dict[Future[Choice], int] = {
-                pool.submit(self._ask, question, tuple(options)): i for i, question in enumerate(questions)
-            }
             try:
-                for future in as_completed(asked):
-                    try:
-                        yield asked[future], future.result()
-                    except CancelledError:
-                        pass
-                    except InputError as error:
-                        failed = failed or error
-                        self._give_up(asked)
+                while True:
+                    if failed is None:
+                        for i, question in islice(left, self.config.concurrency - len(asked)):
+                            asked[pool.submit(self._ask, question, tuple(options))] = i
+                    if not asked:
+                        break
+                    for future in wait(asked, return_when=FIRST_COMPLETED).done:
+                        try:
+                            yield asked.pop(future), future.result()
+                        except CancelledError:
+                            pass
+                        except InputError as error:
+                            failed = failed or error
+                            self._stop.set()
             finally:
-                self._give_up(asked)
+                self._stop.set()
         if failed is not None:
             raise failed
 
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
-
-    def _failure(self, what: str) -> InputError:
-        """For the thread that met it, which so keeps the others from starting another request."""
-        self._stop.set()
-        return InputError(f"judge {self.config.model} at {self.config.url}: {what}")
-
-    def _give_up(self, asked: dict[Future[Choice], int]) -> None:
-        self._stop.set()
-        for future in asked:
-            future.cancel()
 
     def _ask(self, question: str, options: tuple[str, ...]) -> Choice:
         """One question, with as many requests as it takes."""
@@ -201,9 +201,9 @@ class ServerJudge:
             if reply.kind == "refused" or malformed >= _MALFORMED:
                 return Choice(None, reply.problem, tokens_in, tokens_out, tries)
             if failures > self.config.retries or reply.wait > _LONGEST_WAIT:
-                raise self._failure(
-                    f"no answer in {tries} requests, the last: {reply.problem}; "
-                    "what was answered is kept, so run again when the server is back"
+                raise InputError(
+                    f"judge {self.config.model} at {self.config.url}: no answer in {tries} requests, the last: "
+                    f"{reply.problem}; what was answered is kept, so run again when the server is back"
                 )
             if reply.wait:
                 self._pace.hold(reply.wait)
@@ -228,7 +228,7 @@ class ServerJudge:
         if status in _REFUSED:
             return _Reply(problem=f"HTTP {status}: {said}", kind="refused")
         if not response.is_success:
-            raise self._failure(f"HTTP {status}: {said}")
+            raise InputError(f"judge {self.config.model} at {self.config.url}: HTTP {status}: {said}")
         return _read(response.content, options)
 
     def _body(self, question: str, options: tuple[str, ...], schema: bool) -> dict[str, Any]:
