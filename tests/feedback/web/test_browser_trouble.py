@@ -35,6 +35,12 @@ def clock() -> Clock:
     return Clock()
 
 
+def pass_time(page: Any, clock: Clock, seconds: float) -> None:
+    """For the server and, once its clock is installed, the page."""
+    clock.ahead += seconds
+    page.clock.fast_forward(round(1000 * seconds))
+
+
 def sign_in(page: Any, store: Store, user: int) -> None:
     """As in another tab of the same browser."""
     token = Accounts(store).token_for(user)
@@ -117,15 +123,46 @@ def test_what_cannot_be_taken_back_is_said_for_all_to_see(store: Store, ann: int
     assert [j.action for j in store.history(1)] == ["rank", "undo"]
 
 
-def test_without_a_connection_the_end_of_the_lease_is_explained(
-    store: Store, ann: int, project: Make, visit: Make
+def test_working_keeps_the_place_and_being_away_gives_it_up(
+    store: Store, clock: Clock, ann: int, project: Make, visit: Make
 ) -> None:
-    made = project("pair", 2, lease=2.0)
-    page = visit(ann, f"/projects/{made}/task")
+    made = project("pair", 2, overlap=1, lease=60.0)
+    bob = store.add_user("bob")
+    page = visit(ann)
+    page.clock.install()
+    page.goto(f"/projects/{made}/task")
     at_task(page, 1)
-    fetched(page, 1)
+    for _ in range(9):  # three leases long
+        page.keyboard.press("b")
+        with page.expect_response("**/heartbeat"):
+            pass_time(page, clock, 20)
+    assert page.locator("#away").is_hidden()
+    assert all("text 0" not in r.text for a in store.claim_many(bob, 5, project=made) for r in a.responses)
+    pass_time(page, clock, 61)
+    page.wait_for_selector("#away >> text=the time for this task ran out")
+    keys(page, "Enter")
+    page.wait_for_selector("#away", state="hidden")
+    assert page.is_checked("[name=choice][value=B]")
+    pass_time(page, clock, 61)
+    page.wait_for_selector("#away >> text=the time for this task ran out")
+    assert any("text 0" in r.text for a in store.claim_many(bob, 5, project=made) for r in a.responses)
+    keys(page, "Enter")
+    page.wait_for_selector("#refused >> text=its time ran out and others have answered")
+    assert store.judgements() == []
+
+
+def test_without_a_connection_the_end_of_the_lease_is_explained(
+    store: Store, clock: Clock, ann: int, project: Make, visit: Make
+) -> None:
+    made = project("pair", 2, lease=60.0)
+    page = visit(ann)
+    page.clock.install()
+    with page.expect_response("**/api/projects/*/task*"):
+        page.goto(f"/projects/{made}/task")
+    at_task(page, 1)
     keys(page, "b")
     page.context.set_offline(True)
+    pass_time(page, clock, 61)
     page.wait_for_selector("#away >> text=or without a connection")
     keys(page, "Enter")
     page.wait_for_selector("#away >> text=There is no connection yet.")
@@ -156,16 +193,28 @@ def test_waiting_for_a_task_leaves_focus_alone_and_outlasts_a_failing_server(
 
 
 def test_a_double_click_answers_one_task(store: Store, ann: int, project: Make, visit: Make) -> None:
-    made = project("edit", 3, 1)
+    made = project("edit", 4, 1)
     page = visit(ann, f"/projects/{made}/task")
-    for number, twice in (
-        (1, lambda: page.dblclick("text=Submit >> visible=true")),
-        (2, lambda: keys(page, "Control+Enter", "Control+Enter")),
-    ):
+    hand = page.context.new_cdp_session(page)
+
+    def click(at: float) -> None:
+        """On the button where it is then, at a time of the hand's own: the page may be late to hear of it."""
+        box = page.locator("text=Submit >> visible=true").bounding_box()
+        where = {"x": box["x"] + 9, "y": box["y"] + 9, "button": "left", "clickCount": 1, "timestamp": at}
+        for kind in ("mousePressed", "mouseReleased"):
+            hand.send("Input.dispatchMouseEvent", {"type": kind, **where})
+
+    def strike(at: float) -> None:
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 2, "timestamp": at}
+        for kind in ("rawKeyDown", "keyUp"):
+            hand.send("Input.dispatchKeyEvent", {"type": kind, **key})
+
+    began = time.time()
+    for number, press in ((1, click), (2, strike), (3, click)):
         fetched(page, number)
-        page.wait_for_timeout(600)
-        twice()
-        page.get_by_role("heading", name=f"Task {number + 1} ").wait_for()
+        press(began + number)
+        at_task(page, number + 1)
+        press(began + number + 0.4)
         saved(page)
         assert len(store.judgements()) == number
 
@@ -173,15 +222,18 @@ def test_a_double_click_answers_one_task(store: Store, ann: int, project: Make, 
 def test_a_task_that_others_took_in_its_sleep_is_told_at_once(
     store: Store, clock: Clock, ann: int, project: Make, visit: Make
 ) -> None:
-    made = project("pair", 1, overlap=1, lease=8.0)
+    made = project("pair", 1, overlap=1, lease=60.0)
     bob = store.add_user("bob")
-    page = visit(ann, f"/projects/{made}/task")
+    page = visit(ann)
+    page.clock.install()
+    page.goto(f"/projects/{made}/task")
     at_task(page, 1)
-    clock.ahead = 60.0  # for the page no time has passed: its clock slept too
+    clock.ahead = 600.0  # for the page no time has passed: its clock slept too
     assert store.claim(bob, made) is not None
     keys(page, "b", "r")
     page.keyboard.type("words")
-    page.wait_for_selector("#away >> text=the time for this task ran out", timeout=6000)
+    page.clock.fast_forward(20_000)  # a third of what the page takes for its time
+    page.wait_for_selector("#away >> text=the time for this task ran out")
     page.click("#away button")
     page.wait_for_selector("#refused >> text=its time ran out and others have answered")
     assert page.input_value("#refused textarea") == "words"

@@ -29,7 +29,8 @@ let fetching = null;
 let wanted = false; // somebody waits for the next task
 let loading = false;
 let undoing = false;
-let answered = -Infinity; // when the last answer was given
+let pressed = 0; // when the hand last clicked or struck a key, however late the page came to it
+let answered = -Infinity; // the same of the last answer
 let last = null; // what was answered last: {assignment, node}
 dropOld(drafts);
 dropOld(refusals);
@@ -147,8 +148,8 @@ function submit(skip = "") {
   if (!current) return; // the next one is on its way
   const wrong = skip ? "" : current.missing();
   if (wrong) return current.complain(wrong);
-  if (!skip && !current.touched && performance.now() - answered < TWICE) return;
-  answered = performance.now();
+  if (!skip && !current.touched && pressed - answered < TWICE) return;
+  answered = pressed;
   performance.clearMarks("answered");
   performance.mark("answered");
   const { assignment, node } = current;
@@ -310,6 +311,10 @@ async function comeBack() {
 }
 
 // ---- hands
+
+for (const kind of ["keydown", "click"]) {
+  addEventListener(kind, (event) => (pressed = event.timeStamp), { capture: true });
+}
 
 const dialogs = { help: "#help", guideline: "#guideline" };
 
