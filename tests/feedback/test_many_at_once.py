@@ -86,13 +86,13 @@ def test_killed_processes_lose_nothing_that_was_acknowledged(database):
     told: dict[int, str] = {}
     killed = 0
     for _ in range(3):
-        workers = [annotate(database, f"user {i}", LEASE, pace=0.01) for i in range(3)]
+        workers = [annotate(database, f"user {i}", LEASE, pace=0.05) for i in range(3)]
         for worker in workers:
             assert worker.stdout is not None
             first = worker.stdout.readline()  # it is at work; now let it get somewhere
             if first:
                 told[int(first.split()[0])] = first.split()[1]
-        time.sleep(rng.uniform(0.0, 0.1))
+        time.sleep(rng.uniform(0.0, 0.3))
         for worker in workers:
             worker.send_signal(signal.SIGKILL)
         for worker in workers:

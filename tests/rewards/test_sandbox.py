@@ -82,8 +82,8 @@ except OSError:
     print(count)
 """
     assert run_program(program, config=SandboxConfig(processes=4)).stdout == "3\n"
-    threads = "import threading, time\nfor i in range(40): threading.Thread(target=time.sleep, args=(5,)).start()"
-    assert "can't start new thread" in run_program(threads, config=SandboxConfig(processes=4, wall_seconds=2)).stderr
+    threads = "import threading, time\nfor i in range(40): threading.Thread(target=time.sleep, args=(1,)).start()"
+    assert "can't start new thread" in run_program(threads, config=SandboxConfig(processes=4)).stderr
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,7 @@ def test_a_loop_without_end():
 
 
 def test_sleeping_for_ever():
-    outcome = run_program(
-        "print('z', flush=True)\nimport time\ntime.sleep(1e6)", config=SandboxConfig(wall_seconds=0.5)
-    )
+    outcome = run_program("print('z', flush=True)\nimport time\ntime.sleep(1e6)", config=SandboxConfig(wall_seconds=3))
     assert outcome == ("time", 0, "z\n", "")
 
 
@@ -241,10 +239,11 @@ def test_a_machine_that_cannot_contain_programs_refuses(monkeypatch, tmp_path):
 
 
 def test_limits_alone_still_bound_time_memory_and_output():
-    open_to_all = SandboxConfig(containment="limits", cpu_seconds=1, wall_seconds=2, output_kb=4)
+    open_to_all = SandboxConfig(containment="limits", cpu_seconds=1, output_kb=4)
     assert run_program("print(input())", "x", open_to_all).stdout == "x\n"
     assert run_program("while True: pass", "", open_to_all)[:2] == ("signal", 24)
-    assert run_program("import time; time.sleep(99)", "", open_to_all).end == "time"
+    hasty = open_to_all.model_copy(update={"wall_seconds": 1.0})
+    assert run_program("import time; time.sleep(99)", "", hasty).end == "time"
     assert run_program("print('x' * 9999)", "", open_to_all).end == "output"
     assert run_program(tried("bytearray(10 << 30)"), "", open_to_all).stdout == "MemoryError\n"
     assert run_program("import os; print(os.environ.get('HOME'))", "", open_to_all).stdout == "None\n"

@@ -150,7 +150,7 @@ def visit(chromium: Any, address: str, store: Store) -> Iterator[Callable[..., A
             token = Accounts(store).token_for(user)
             context.add_cookies([{"name": "tether_session", "value": token, "url": address}])
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.goto(path)
         return page
 

@@ -28,7 +28,7 @@ def shown(page: Any) -> list[str]:
 
 def until(page: Any, expression: str) -> None:
     """Waits for it; Playwright's own way of waiting is `eval`, which the pages forbid."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"{expression} has not come true"
         time.sleep(0.01)

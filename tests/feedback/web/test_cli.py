@@ -39,7 +39,7 @@ class Served:
     def end(self, number: signal.Signals) -> tuple[int, str, str]:
         """Exit code, the rest of what it printed, and what it complained of."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
 

@@ -70,7 +70,7 @@ def served(folder: Path) -> Iterator[tuple[str, str]]:
     first, second = process.stdout.readline(), process.stdout.readline()
     yield re.findall(r"http://\S+(?=/$)", first.strip())[0], second.split(": ")[1].strip()
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -155,7 +155,7 @@ def test_from_two_checkpoints_to_a_reward_model(
     def person(**about: Any) -> Any:
         opened.append(chromium.new_context(base_url=address, viewport={"width": 1280, "height": 900}, **about))
         page = opened[-1].new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         return page
 
     admin = person()

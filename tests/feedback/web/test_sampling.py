@@ -54,7 +54,7 @@ def sampling_admin(store, parrot, tmp_path, admin) -> Browser:
 
 def sampled(browser: Browser, project: int) -> dict[str, Any]:
     """The job once it has ended."""
-    for _ in range(200):
+    for _ in range(3000):
         job = browser.get(f"/admin/projects/{project}/sampling").json()["job"]
         if job["state"] not in ("waiting", "running"):
             return dict(job)
