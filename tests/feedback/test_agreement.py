@@ -17,10 +17,10 @@ from tether.feedback.agreement import (
     cohen_kappa,
     fleiss_kappa,
     krippendorff_alpha,
-    position_bias,
     ranking_pairs,
     rating_agreement,
     raw_agreement,
+    sign_test,
 )
 from tether.types import Interval
 
@@ -270,8 +270,8 @@ def test_bad_input_is_one_sentence(call, message):
 
 
 @pytest.mark.parametrize(("first", "second"), [(8, 2), (2, 8), (5, 5), (0, 1), (180, 120), (2600, 2400)])
-def test_position_bias_is_scipys_binomial_test(first, second):
-    found = position_bias(first, second)
+def test_the_sign_test_is_scipys_binomial_test(first, second):
+    found = sign_test(first, second)
     assert found.share == first / (first + second)
     assert found.p == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-9)
 
@@ -281,5 +281,5 @@ def test_tails_are_scipys(at_most, num, chance):
     assert binomial_tail(at_most, num, chance) == pytest.approx(binom.cdf(at_most, num, chance), rel=1e-9)
 
 
-def test_position_bias_of_nothing():
-    assert position_bias(0, 0).as_dict() == {"share": None, "num": 0, "p": 1.0}
+def test_the_sign_test_of_nothing():
+    assert sign_test(0, 0).as_dict() == {"share": None, "num": 0, "p": 1.0}

@@ -10,7 +10,7 @@ Shapes: `I` items, `A` annotators, `C` categories, `B` resamplings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tether.errors import InputError
+from tether.feedback.records import Judgement
 from tether.types import Interval
 
 _Floats = NDArray[np.float64]
@@ -218,34 +219,40 @@ _DISAGREEMENT: Mapping[str, Callable[[_Floats, _Floats, _Floats], tuple[_Floats,
 }
 
 
-class Bias(NamedTuple):
-    """How often one of two kinds of response won (the first shown, the longer), ties left out."""
+class Share(NamedTuple):
+    """A share of a number of trials, and the p-value of an exact binomial test of it."""
 
     share: float
+    """NaN where `num` is 0."""
     num: int
     p: float
-    """Two-sided binomial test against one half."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: a share of nothing is None."""
         return self._asdict() | {"share": self.share if self.num else None}
 
 
-def position_bias(first_won: int, second_won: int) -> Bias:
-    """The share of first-shown winners, and the probability of one this far from a half, or farther, by chance.
+def position_bias(judged: Iterable[Judgement]) -> Share:
+    """How often the response shown first won its pair, tested against one half; ties and longer rankings left out."""
+    won = [0, 0]
+    for j in judged:
+        if j.ranking is not None and len(j.shown) == 2 and set(j.shown) <= j.ranking.keys():
+            first, second = (j.ranking[response] for response in j.shown)
+            if first != second:
+                won[first > second] += 1
+    return sign_test(*won)
 
-    >>> share, num, p = position_bias(8, 2)  # p = 2 (45 + 10 + 1) / 2^10
+
+def sign_test(won: int, lost: int) -> Share:
+    """The share won of those won or lost, and the two-sided p-value of a chance of one half.
+
+    >>> share, num, p = sign_test(8, 2)  # p = 2 (45 + 10 + 1) / 2^10
     >>> share, num, round(p, 6)
     (0.8, 10, 0.109375)
     """
-    return sign_test(first_won, second_won)
-
-
-def sign_test(one_won: int, other_won: int) -> Bias:
-    """The share of the one, and the two-sided binomial test of whether either is as likely."""
-    num = one_won + other_won
-    p = min(1.0, 2 * binomial_tail(min(one_won, other_won), num, 0.5))
-    return Bias(one_won / num if num else math.nan, num, p)
+    num = won + lost
+    p = min(1.0, 2 * binomial_tail(min(won, lost), num, 0.5))
+    return Share(won / num if num else math.nan, num, p)
 
 
 def binomial_tail(at_most: int, num: int, chance: float) -> float:

@@ -17,14 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import Connection, select
 
-from tether.feedback.agreement import (
-    Bias,
-    Rated,
-    krippendorff_alpha,
-    position_bias,
-    rating_agreement,
-    raw_agreement,
-)
+from tether.feedback.agreement import Rated, Share, krippendorff_alpha, position_bias, rating_agreement, raw_agreement
 from tether.feedback.facts import find
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import guidelines, project_guidelines, projects
@@ -83,7 +76,7 @@ class Facts:
     alpha: Interval
     rated: Mapping[tuple[str, str], Rated]
     """Project and attribute → agreement in rating by it; scales of the same name may differ between projects."""
-    bias: Bias
+    bias: Share
     """How often the first shown of a pair won, where the order is known."""
     imported: int
     """Answers given in another tool or store."""
@@ -119,7 +112,7 @@ def facts_about(db: Connection, everything: Sequence[Asked], salt: str) -> Facts
         agreement=raw_agreement(table, clusters=clusters),
         alpha=krippendorff_alpha(table, clusters=clusters),
         rated=_rated(everything, named),
-        bias=_bias(said),
+        bias=position_bias(j for j in said if order_known(j)),
         imported=sum(j.submit_key.startswith(IMPORTED) for j in said),
         checkpoints=sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])),
         guidelines=_guidelines(db, said, named),
@@ -163,16 +156,6 @@ def _annotators(judged: Iterable[Judgement], who: People) -> list[Annotator]:
         middle = median(seconds) if seconds else None
         found.append(Annotator(who.hidden(user), who.kinds[user], len(theirs) - skips, skips, middle))
     return sorted(found, key=lambda a: (-a.answers, a.name))
-
-
-def _bias(said: Iterable[Judgement]) -> Bias:
-    won = [0, 0]
-    for j in said:
-        if j.ranking is not None and len(j.shown) == 2 and order_known(j) and set(j.shown) <= j.ranking.keys():
-            first, second = (j.ranking[r] for r in j.shown)
-            if first != second:
-                won[first > second] += 1
-    return position_bias(won[0], won[1])
 
 
 def _guidelines(db: Connection, said: Iterable[Judgement], named: Mapping[int, str]) -> list[GuidelineText]:

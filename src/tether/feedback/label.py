@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,12 +17,12 @@ from sqlalchemy import select
 
 from tether.errors import InputError
 from tether.feedback.active import Choice, choice
-from tether.feedback.agreement import Bias, krippendorff_alpha, position_bias, ranking_pairs, raw_agreement
+from tether.feedback.agreement import Share, krippendorff_alpha, position_bias, ranking_pairs, raw_agreement
 from tether.feedback.annotators import Annotator, Verdict
 from tether.feedback.facts import content_key
 from tether.feedback.judges import Asked, Flips, Reader, flips_in
 from tether.feedback.projects import Project
-from tether.feedback.records import Answer, Assignment, Judgement, NewItem, NewPrompt, NewResponse, Query
+from tether.feedback.records import Answer, Assignment, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.schema import items
 from tether.feedback.store import Store
 from tether.types import Interval
@@ -47,9 +46,9 @@ class Report:
     """Share of pairs of annotators who said the same of the same two responses (first better, second better, tie)."""
     alpha: Interval
     """Krippendorff's α of the same: 0 is what chance would give, 1 is full agreement."""
-    bias: Bias
+    bias: Share
     """How often the first shown of a pair won."""
-    bias_by_annotator: Mapping[str, Bias]
+    bias_by_annotator: Mapping[str, Share]
     flips: Flips
     """How often judges who were asked both ways round changed their mind with the order."""
     last_judgement: int
@@ -289,15 +288,11 @@ def _report(
     judged = [j for j in store.judgements(Query(users=tuple(names), until=until)) if j.item in rows]
     columns = {user: at for at, user in enumerate(names)}
     ranks = np.full((len(items), len(names), max((len(j.shown) for j in judged), default=2)), -1)
-    shown_first: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for j in judged:
         given = j.ranking or {}
         ranks[rows[j.item], columns[j.user], : len(j.shown)] = [given.get(r, -1) for r in sorted(j.shown)]
-        if len(j.shown) == 2 and (winner := _winner(j)) is not None:
-            shown_first[j.user][j.shown.index(winner)] += 1
     table, clusters = ranking_pairs(ranks)
     of_pairs = table.reshape(len(items), -1, len(names))[:, 0]  # (I, A)
-    first, second = (sum(won[side] for won in shown_first.values()) for side in (0, 1))
     return Report(
         items=len(items),
         identical=identical,
@@ -306,18 +301,9 @@ def _report(
         ties=int((table == 1).sum()),
         agreement=raw_agreement(table, clusters=clusters),
         alpha=krippendorff_alpha(table, clusters=clusters),
-        bias=position_bias(first, second),
-        bias_by_annotator={name: position_bias(*shown_first[user]) for user, name in names.items()},
+        bias=position_bias(judged),
+        bias_by_annotator={name: position_bias(j for j in judged if j.user == user) for user, name in names.items()},
         flips=flips_in(judged),
         last_judgement=until,
         selection=choice(selections, np.stack([(of_pairs == c).sum(1) for c in (0, 2, 1)], 1)) if selections else None,
     )
-
-
-def _winner(judgement: Judgement) -> int | None:
-    """The preferred response of a pair; None for a tie."""
-    first, second = judgement.shown
-    ranks = judgement.ranking or {}
-    if first not in ranks or second not in ranks or ranks[first] == ranks[second]:
-        return None
-    return first if ranks[first] < ranks[second] else second

@@ -22,15 +22,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from statistics import NormalDist, median
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from tether.errors import InputError
-from tether.feedback.agreement import Bias, binomial_tail, position_bias, sign_test
+from tether.feedback.agreement import Share, binomial_tail, sign_test
 from tether.types import Interval
 
 Choice = Literal["first", "second", "tie", "other", "skip"]
 """`other`: an answer that does not compare the two, such as a ranking that leaves one of them out."""
-_CHOICES = ("first", "second", "tie", "other", "skip")
 _TESTS = ("position", "length", "agreement", "gold")
 
 
@@ -72,20 +71,6 @@ class Vote(NamedTuple):
         return None if self.said is None else (self.choice == "first") == (self.first_words > self.second_words)
 
 
-class Expected(NamedTuple):
-    """What a test expects, against which too few count."""
-
-    share: float
-    """Observed; NaN where num is 0."""
-    num: int
-    p: float
-    """One-sided."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: a share of nothing is None."""
-        return self._asdict() | {"share": self.share if self.num else None}
-
-
 @dataclass(frozen=True)
 class AnnotatorQuality:
     """One annotator's row. Shares of nothing are NaN, or None in `as_dict`."""
@@ -101,22 +86,22 @@ class AnnotatorQuality:
     """Median time for an answer or a skip."""
     fast: float
     """Share answered faster than the texts can be read, of those with time and lengths known."""
-    position: Bias
+    position: Share
     """How often the first shown won."""
-    longer: Bias
+    longer: Share
     """How often the longer won: a taste, or a fault."""
-    length: Bias
+    length: Share
     """Where one of them and another preferred the longer and the other did not: how often it was them."""
     agreement: float
     """Share of others' votes on the same items that said the same as theirs."""
-    less_agreement: Expected
+    less_agreement: Share
     """Where they and a third differ in agreeing with another: how often it was they who agreed."""
     consistency: Interval
     """Share of repeats answered as the time before, with Wilson's interval."""
     repeats: int
     gold: Interval
     """Share of gold items answered right, with Wilson's interval; a tie is wrong, a skip does not count."""
-    below_gold: Expected
+    below_gold: Share
     """The same, against the chance asked for."""
     flags: tuple[str, ...] = ()
     """Which of the tests `position`, `length`, `agreement`, `gold` they fail."""
@@ -124,7 +109,7 @@ class AnnotatorQuality:
     @property
     def p_values(self) -> dict[str, float]:
         """Of each test that had anything to go by."""
-        tests: tuple[Bias | Expected, ...] = (self.position, self.length, self.less_agreement, self.below_gold)
+        tests = (self.position, self.length, self.less_agreement, self.below_gold)
         return {name: test.p for name, test in zip(_TESTS, tests, strict=True) if test.num}
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,7 +117,7 @@ class AnnotatorQuality:
         row: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Bias | Expected | Interval):
+            if isinstance(value, Share | Interval):
                 value = value.as_dict()
             elif isinstance(value, float) and math.isnan(value):
                 value = None
@@ -203,8 +188,8 @@ def wilson(right: int, num: int, level: float = 0.95) -> Interval:
 
 
 def _check(at: int, vote: Vote) -> None:
-    if vote.choice not in _CHOICES:
-        raise InputError(f"vote {at}: choice {vote.choice!r} is none of {', '.join(_CHOICES)}")
+    if vote.choice not in get_args(Choice):
+        raise InputError(f"vote {at}: choice {vote.choice!r} is none of {', '.join(get_args(Choice))}")
     if vote.first == vote.second:
         raise InputError(f"vote {at}: compares response {vote.first!r} with itself")
     if vote.gold is not None and vote.gold not in (vote.first, vote.second):
@@ -223,7 +208,7 @@ def _row(
     longer = [chose for v in compared if (chose := v.chose_longer) is not None]
     again = _repeats(compared)
     gold = [v.said == v.gold for v in compared if v.gold is not None]
-    agreement, length, less = _against_others(name, of_item)
+    agreement, length, less = _against_others(name, {v.item: of_item[v.item] for v in compared})
     return AnnotatorQuality(
         annotator=name,
         votes=len(votes),
@@ -231,9 +216,7 @@ def _row(
         skips=_share([v.choice == "skip" for v in votes]),
         seconds=median(timed) if timed else math.nan,
         fast=_share(_unread((v for v in votes if v.choice != "skip"), words_per_second)),
-        position=position_bias(
-            *(sum(v.choice == side for v in compared if v.order_known) for side in ("first", "second"))
-        ),
+        position=sign_test(*(sum(v.choice == side for v in compared if v.order_known) for side in ("first", "second"))),
         longer=sign_test(sum(longer), len(longer) - sum(longer)),
         length=length,
         agreement=agreement,
@@ -261,14 +244,12 @@ def _repeats(votes: Iterable[Vote]) -> list[bool]:
     return [now == before for said in of_item.values() for before, now in pairwise(said)]
 
 
-def _against_others(name: str, of_item: Mapping[str | int, Mapping[str, Vote]]) -> tuple[float, Bias, Expected]:
-    """Agreement with all others; and the length and agreement tests, with others drawn for each item."""
+def _against_others(name: str, of_item: Mapping[str | int, Mapping[str, Vote]]) -> tuple[float, Share, Share]:
+    """On the items they compared: agreement with all others; the length and agreement tests, with others drawn."""
     same: list[bool] = []
     lengths: list[bool] = []
     agreed: list[bool] = []
     for item, by_name in of_item.items():
-        if name not in by_name:
-            continue
         own = by_name[name]
         others = [by_name[other] for other in sorted(by_name) if other != name]
         same += [own.said == other.said for other in others]
@@ -281,8 +262,9 @@ def _against_others(name: str, of_item: Mapping[str | int, Mapping[str, Vote]]) 
     return _share(same), sign_test(sum(lengths), len(lengths) - sum(lengths)), _expected(agreed, 0.5)
 
 
-def _expected(right: Sequence[bool], chance: float) -> Expected:
-    return Expected(_share(right), len(right), binomial_tail(sum(right), len(right), chance))
+def _expected(right: Sequence[bool], chance: float) -> Share:
+    """One-sided: the p-value of so few right, or fewer, where each is right with this chance."""
+    return Share(_share(right), len(right), binomial_tail(sum(right), len(right), chance))
 
 
 def _share(flags: Sequence[bool]) -> float:
