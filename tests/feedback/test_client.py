@@ -109,13 +109,13 @@ def test_it_sends_again_what_got_no_answer(script: Any) -> None:
 
 
 def test_it_gives_up_on_a_server_that_stays_away() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with (
-        Client(f"http://127.0.0.1:{port}", "t", patience=0.3) as client,
-        pytest.raises(InputError, match=r"has not answered for 0\.3 s \(ConnectionRefusedError"),
-    ):
-        client.me()
+    with socket.socket() as taken:  # so that nobody else listens there
+        taken.bind(("127.0.0.1", 0))
+        with (
+            Client(f"http://127.0.0.1:{taken.getsockname()[1]}", "t", patience=0.3) as client,
+            pytest.raises(InputError, match=r"has not answered for 0\.3 s \(ConnectionRefusedError"),
+        ):
+            client.me()
 
 
 @pytest.mark.parametrize(
