@@ -140,7 +140,7 @@ def label(page: Any, annotator: int, num: int) -> None:
         if number == 1:
             picture(page, f"task-{len(order)}-{annotator}")
         page.keyboard.press("Enter")
-        expect(page.locator("form.task h1 .count").filter(has_text=before)).to_have_count(0)
+        expect(page.locator("form.task h1 .count").filter(has_text=before)).to_have_count(0, timeout=60_000)
     page.wait_for_selector("text=Nothing to do for now")
     page.wait_for_selector("#saved[data-state=idle]", state="attached")
 
