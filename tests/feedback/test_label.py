@@ -15,7 +15,8 @@ import pytest
 from tether.errors import InputError
 from tether.feedback.active import population_mean, select_pairs
 from tether.feedback.annotators import Rater, Verdict, gold, vader_raters
-from tether.feedback.card import facts_of
+from tether.feedback.asked import gather
+from tether.feedback.card import facts_about
 from tether.feedback.label import candidates, label_pairs
 from tether.feedback.records import Query
 from tether.feedback.store import Store
@@ -64,7 +65,7 @@ def test_the_report_says_what_the_card_of_the_same_votes_says(tmp_path, k):
     with Store.open(tmp_path / "s.db") as store:
         report = label_pairs(store, asked, vader_raters(), guideline="g", overlap=3)
         with store.reading() as db:
-            facts = facts_of(db, Query(until=report.last_judgement), "")
+            facts = facts_about(db, gather(db, Query(until=report.last_judgement)), "")
     assert (report.ties, report.bias) == (facts.ties, facts.bias)
     assert report.ties > 0
     for found, told in ((report.agreement, facts.agreement), (report.alpha, facts.alpha)):

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import Connection, select
 
+from tether.data.rows import Row
 from tether.feedback.agreement import Rated, Share, krippendorff_alpha, position_bias, rating_agreement, raw_agreement
+from tether.feedback.asked import Asked, People, people
 from tether.feedback.facts import find
-from tether.feedback.records import Judgement, Query
+from tether.feedback.records import Judgement
 from tether.feedback.schema import guidelines, project_guidelines, projects
-from tether.feedback.shapes import IMPORTED, Asked, Options, People, Row, gather, order_known, people
+from tether.feedback.shapes import IMPORTED, Options, order_known
 from tether.types import Interval
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -85,13 +87,8 @@ class Facts:
     guidelines: list[GuidelineText]
 
 
-def facts_of(db: Connection, query: Query, salt: str) -> Facts:
-    """Counts the judgements of a query; gold items, which rows leave out, are left out here too."""
-    return facts_about(db, gather(db, query), salt)
-
-
 def facts_about(db: Connection, everything: Sequence[Asked], salt: str) -> Facts:
-    """Counts what was said of these items."""
+    """Counts what was said of these items: `asked.gather` them without the gold ones, which rows leave out."""
     who = people(db, salt)
     judged = [j for asked in everything for j in asked.judged]
     said = [j for j in judged if j.skip is None]

@@ -13,14 +13,16 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
+from tether.data.rows import Row
 from tether.errors import InputError
-from tether.feedback.card import Subject, card, facts_of
+from tether.feedback.asked import gather
+from tether.feedback.card import Subject, card, facts_about
 from tether.feedback.facts import next_id
 from tether.feedback.files import is_file_name, write_file, write_folder
 from tether.feedback.queries import last_judgement
 from tether.feedback.records import Query
 from tether.feedback.schema import exports, secrets
-from tether.feedback.shapes import Options, Row, rows_of
+from tether.feedback.shapes import Options, rows_of
 from tether.feedback.store import EVERYTHING, Store
 
 
@@ -72,7 +74,7 @@ def make_dataset(
         rows = rows_of(db, shape, query, options)
         if not rows:
             raise InputError(f"nothing to export as {shape}: no judgement that the query lets through makes such a row")
-        facts = None if single else facts_of(db, query, options.salt)
+        facts = None if single else facts_about(db, gather(db, query), options.salt)
     if facts is None:
         sha256 = write_file(rows, out)
     else:

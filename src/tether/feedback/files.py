@@ -19,12 +19,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tether.data.rows import Row
 from tether.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow
-
-Row = dict[str, Any]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: full width
 """What a cell must not begin with, lest a spreadsheet compute it (OWASP, "CSV Injection")."""
@@ -96,9 +95,7 @@ def columnar(rows: Sequence[Row]) -> list[Row]:
     return [{name: _uniform(name, row.get(name), chats) for name in columns} for row in rows]
 
 
-_SIDES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "completion": "assistant"} | {
-    "response": "assistant"
-}
+_SIDES = {"prompt": "user", **dict.fromkeys(("chosen", "rejected", "completion", "response"), "assistant")}
 
 
 def _uniform(name: str, value: Any, chats: bool) -> Any:

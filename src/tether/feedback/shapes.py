@@ -17,21 +17,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, select
 
+from tether.data.rows import Row
 from tether.errors import InputError
-from tether.feedback.export import Export, export, items_of, pseudonym, said, splits
+from tether.feedback.asked import Asked, People, gather, guidelines_of, people
+from tether.feedback.export import Export, export
 from tether.feedback.margins import check_margin
 from tether.feedback.orders import ORDERS, agreement
 from tether.feedback.projects import Attribute, settings_of
-from tether.feedback.queries import adjudications, in_force
 from tether.feedback.records import Judgement, Query
-from tether.feedback.schema import AnyRow, projects, users
-
-Row = dict[str, Any]
+from tether.feedback.schema import AnyRow, projects
 
 DESIRABLE = Attribute(name="desirable", low=0, high=1)
 """What a rating project rates whose answers are KTO's labels."""
@@ -65,60 +63,6 @@ class Options:
             raise InputError(f"min_votes {self.min_votes}: must be at least 1")
         if not 0 <= self.min_agreement <= 1:
             raise InputError(f"min_agreement {self.min_agreement}: must be between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An item and all that was said about it."""
-
-    item: AnyRow
-    responses: list[AnyRow]
-    judged: list[Judgement]
-    """In force, skips included, by id."""
-    last_word: Judgement | None
-    """The adjudication."""
-    split: str
-    """`train` or `test`."""
-
-    @property
-    def rankings(self) -> list[Judgement]:
-        """The annotators' rankings."""
-        return [j for j in self.judged if j.ranking is not None]
-
-    @property
-    def decisive(self) -> list[Judgement]:
-        """The rankings that count: the adjudication, or else the annotators'."""
-        return self.rankings if self.last_word is None else [self.last_word]
-
-
-@dataclass(frozen=True)
-class People:
-    """Who annotated."""
-
-    names: Mapping[int, str]
-    kinds: Mapping[int, str]
-    salt: str
-
-    def hidden(self, user: int) -> str:
-        """A user's pseudonym."""
-        return pseudonym(self.names[user], self.salt)
-
-
-def gather(db: Connection, query: Query, *, gold: bool = False, held_out: float = 0.0) -> list[Asked]:
-    """Every item the query's judgements are about, by id; gold ones only when asked for."""
-    of_item: dict[int, list[Judgement]] = defaultdict(list)
-    for judgement in in_force(db, query):
-        of_item[judgement.item].append(judgement)
-    settled, split = adjudications(db, query), splits(db, held_out)
-    wanted = items_of(db, sorted(of_item.keys() | settled.keys()))
-    found = (Asked(item, its, of_item[item.id], settled.get(item.id), split(item.prompt_key)) for item, its in wanted)
-    return [asked for asked in found if gold or asked.item.gold is None]
-
-
-def people(db: Connection, salt: str) -> People:
-    """All users of the store."""
-    rows = db.execute(select(users.c.id, users.c.name, users.c.kind)).all()
-    return People({row.id: row.name for row in rows}, {row.id: row.kind for row in rows}, salt)
 
 
 def preferences(db: Connection, query: Query, options: Options) -> list[Row]:
@@ -157,7 +101,7 @@ def _ranking(asked: Asked, who: People, options: Options) -> Row | None:
     ranking = [order.index(-worth) for worth in worths]
     shared = _shared(asked, votes, who)
     return {
-        "prompt": asked.item.messages or asked.item.text,
+        "prompt": asked.prompt,
         "responses": [r.text for r in ranked],
         "ranking": ranking,
         "worths": worths,
@@ -194,17 +138,17 @@ def unpaired(db: Connection, query: Query, options: Options) -> list[Row]:
         adjudicated = any(asked.last_word is not None for asked, *_ in ends)
         if ups == downs or (few and not adjudicated):
             continue
-        item, votes = of_response[0].item, [j for _, j, _ in ends]
+        first, votes = of_response[0], [j for _, j, _ in ends]
         rows.append(
             {
-                "prompt": item.messages or item.text,
-                "completion": said(item, response),
+                "prompt": first.prompt,
+                "completion": first.said(response.text),
                 "label": ups > downs,
                 "votes": {"desirable": ups, "undesirable": downs},
                 "adjudicated": adjudicated,
-                **_shared(of_response[0], votes, who),
+                **_shared(first, votes, who),
                 **_single(response, [asked for asked, *_ in ends], votes),
-                "meta": item.meta or {},
+                "meta": first.item.meta or {},
             }
         )
     return rows
@@ -237,20 +181,20 @@ def ratings(db: Connection, query: Query, options: Options) -> list[Row]:
         rated = [(a, j) for a in of_response for j in a.judged if (j.ratings or {}).get(response.id)]
         if not rated or len(rated) < options.min_votes:
             continue
-        item, votes = of_response[0].item, [j for _, j in rated]
+        first, votes = of_response[0], [j for _, j in rated]
         values: dict[str, list[int]] = defaultdict(list)
         for judgement in votes:
             for attribute, value in (judgement.ratings or {})[response.id].items():
                 values[attribute].append(value)
         rows.append(
             {
-                "prompt": item.messages or item.text,
-                "response": said(item, response),
+                "prompt": first.prompt,
+                "response": first.said(response.text),
                 "ratings": {name: _summary(values[name]) for name in sorted(values)},
                 "votes": len(votes),
-                **_shared(of_response[0], votes, who),
+                **_shared(first, votes, who),
                 **_single(response, [asked for asked, _ in rated], votes),
-                "meta": item.meta or {},
+                "meta": first.item.meta or {},
             }
         )
     return rows
@@ -268,8 +212,8 @@ def demonstrations(db: Connection, query: Query, options: Options) -> list[Row]:
     who = people(db, options.salt)
     return [
         {
-            "prompt": asked.item.messages or asked.item.text,
-            "completion": _turn(asked.item, j.correction),
+            "prompt": asked.prompt,
+            "completion": asked.said(j.correction),
             "originals": [r.text for r in asked.responses],
             **_shared(asked, [j], who),
             "ids": {
@@ -303,7 +247,7 @@ def _judgement(j: Judgement, asked: Asked, who: People, named: Mapping[int, str]
     return {
         "project": named[item.project_id],
         "kind": item.kind,
-        "prompt": item.messages or item.text,
+        "prompt": asked.prompt,
         "shown": [
             {"text": r.text, "checkpoint": r.checkpoint, "ended": r.ended} for r in (responses[i] for i in j.shown)
         ],
@@ -351,10 +295,9 @@ def _by_response(everything: Sequence[Asked]) -> Iterator[tuple[AnyRow, list[Ask
 
 
 def _shared(asked: Asked, votes: Sequence[Judgement], who: People) -> Row:
-    versions = sorted({j.guideline for j in votes})
     return {
         "annotators": [who.hidden(j.user) for j in votes],
-        "guideline": versions[0] if len(versions) == 1 else versions,
+        "guideline": guidelines_of(votes),
         "split": asked.split,
     }
 
@@ -370,10 +313,6 @@ def _single(response: AnyRow, items: Sequence[Asked], votes: Sequence[Judgement]
             "judgements": [j.id for j in votes],
         },
     }
-
-
-def _turn(item: AnyRow, text: str | None) -> Any:
-    return [{"role": "assistant", "content": text}] if item.messages else text
 
 
 SHAPES: Mapping[str, Callable[[Connection, Query, Options], list[Row]]] = {

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
+from tether.feedback.asked import gather
 from tether.feedback.card import Facts, facts_about
 from tether.feedback.facts import find
 from tether.feedback.quality import AnnotatorQuality, Choice, Vote, annotator_quality
@@ -24,7 +25,7 @@ from tether.feedback.queries import gold as gold_of
 from tether.feedback.queries import last_judgement, repeats
 from tether.feedback.records import Judgement, Query
 from tether.feedback.schema import responses
-from tether.feedback.shapes import gather, order_known
+from tether.feedback.shapes import order_known
 from tether.feedback.store import Store
 
 _REASONS = 5

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData
 
 from tether.errors import InputError
 from tether.feedback.accounts import Accounts, record
-from tether.feedback.export import items_of
+from tether.feedback.asked import items_of
 from tether.feedback.gold import make_gold, unasked
 from tether.feedback.invitations import invite_name
 from tether.feedback.records import Missing, ProjectState
