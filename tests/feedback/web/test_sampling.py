@@ -23,6 +23,7 @@ class Parrot:
     def __init__(self) -> None:
         self.wrong: Exception | None = None
         self.loaded: list[str] = []
+        self.at_work = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
@@ -31,7 +32,8 @@ class Parrot:
         if checkpoint == "gone":
             raise InputError("gone: is no model")
         for said in asked:
-            assert self.may_go_on.wait(20)
+            self.at_work.set()
+            assert self.may_go_on.wait(120)
             if self.wrong is not None:
                 raise self.wrong
             name = checkpoint.rpartition("/")[2]
@@ -129,6 +131,7 @@ def test_one_drawing_at_a_time_for_a_project(sampling_admin, store, parrot):
     parrot.may_go_on.clear()
     form = {"lines": "one\ntwo", "checkpoints": "base\nbeta"}
     post_files(sampling_admin, "/admin/projects", **PLAIN, name="live", kind="pair", **form)
+    assert parrot.at_work.wait(120)
     again = post_files(sampling_admin, "/admin/projects/2/prompts", **form)
     assert (again.status_code, "drawing responses already" in again.text) == (422, True)
     assert "prompts_added" not in [event.action for event in store.audit()]
@@ -141,7 +144,10 @@ def test_a_server_that_stops_ends_its_drawings_and_stores_no_half(sampling_admin
     parrot.may_go_on.clear()
     form = {"lines": "one\ntwo", "checkpoints": "base\nbeta"}
     post_files(sampling_admin, "/admin/projects", **PLAIN, name="live", kind="pair", **form)
-    threading.Timer(0.1, parrot.may_go_on.set).start()
-    sampling_admin.app.state.jobs.stop()
+    assert parrot.at_work.wait(120)
+    jobs = sampling_admin.app.state.jobs
+    jobs.stop(patience=0)  # it is in the midst of a response, and ends after that
+    parrot.may_go_on.set()
+    jobs.stop()
     assert sampled(sampling_admin, 2)["state"] == "stopped"
     assert store.progress(2).items == 0
