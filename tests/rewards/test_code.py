@@ -13,7 +13,9 @@ except InputError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 ADD = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add('a', 'b') == 'ab'"]
-LIMITS = {"sandbox": {"wall_seconds": 3, "cpu_seconds": 1}}
+LIMITS = {"sandbox": {"wall_seconds": 60, "cpu_seconds": 1}}
+SHORT = {"sandbox": {"wall_seconds": 3, "cpu_seconds": 1}}
+"""For programs that get nothing however long they run."""
 
 
 def group(tests, *answers, name="tests"):
@@ -66,7 +68,7 @@ def test_the_last_fenced_block_counts():
     ],
 )
 def test_an_answer_that_cheats_or_misbehaves_gets_nothing(answer):
-    assert grades(ADD, answer) == [0]
+    assert grades(ADD, answer, **SHORT) == [0]
 
 
 def test_answers_that_print_are_none_the_worse():
