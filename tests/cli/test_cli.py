@@ -39,7 +39,7 @@ data.path = "a.jsonl"
 def run_tether(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """The real command in a new process."""
     command = [sys.executable, "-c", "import sys; from tether.cli import main; sys.exit(main())", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, **options)
 
 
 @pytest.mark.parametrize("verb", [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback])
@@ -206,21 +206,32 @@ class TestErrorsOfTheVerbs:
             main(["show", "x"])
 
 
+# A shell that starts the tests in the background has them ignore Ctrl-C; a terminal does not.
+WAITING = """
+import signal, sys
+from tether.cli import main
+class Input:
+    def __iter__(self):
+        print("waiting", flush=True)
+        yield from sys.__stdin__
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.stdin = Input()
+sys.exit(main(["sample", "base"]))
+"""
+
+
 def test_interrupt_of_the_real_command() -> None:
     """Ctrl-C in a terminal: one word, exit code 130, no traceback."""
     leader, follower = pty.openpty()
-    # A shell that starts the tests in the background has them ignore Ctrl-C; a terminal does not.
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from tether.cli import main; print('up', flush=True); sys.exit(main(['sample', 'base']))"
     child = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", WAITING], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     os.close(follower)
     assert child.stdout is not None
-    assert child.stdout.readline() == "up\n"
-    time.sleep(0.5)  # it now waits for a prompt
+    assert child.stdout.readline() == "waiting\n"
+    time.sleep(0.1)  # now it most likely reads; if it does not yet, the answer is the same
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=250)
     os.close(leader)
     assert (child.returncode, out, err) == (130, "", "interrupted\n")
 
