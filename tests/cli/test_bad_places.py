@@ -36,7 +36,7 @@ PAIRS = 'name = "pairs"\nalgorithm = "sample"\nmodel = "stage:sft"\ndata.path = 
 def tether(*args: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """The real command in a new process."""
     command = [sys.executable, "-c", "import sys; from tether.cli import main; sys.exit(main())", *args]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=250, **options)
 
 
 class TestWhatWasThereStays:
@@ -117,7 +117,7 @@ class TestOutputFolder:
             assert other.stdout is not None
             assert other.stdout.readline() == "held\n"
             refused(sft(), ("another process is running in out", "--out"), capsys)
-            other.communicate("\n", timeout=20)
+            other.communicate("\n", timeout=250)
         assert main(sft()) == 0
 
     def test_read_only(self, mount: Callable[..., Path], bench: Path, capsys: Capture) -> None:

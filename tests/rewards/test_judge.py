@@ -273,7 +273,7 @@ def picks(option: str) -> tuple[int, dict, bytes]:
 
 
 def server_judge(url: str, **more) -> ServerJudge:
-    return ServerJudge(JudgeConfig(model="m", url=url, **{"backoff": 0.01, "timeout": 5.0, **more}))
+    return ServerJudge(JudgeConfig(model="m", url=url, **{"backoff": 0.01, "timeout": 60.0, **more}))
 
 
 def ask(judge: ServerJudge, *questions: str) -> list[Choice]:
@@ -373,7 +373,7 @@ def test_after_a_failure_everything_answered_is_handed_out(serve, tmp_path):
 
     def script(body: dict, n: int) -> tuple[int, dict, bytes]:
         if "slow" in body["messages"][0]["content"]:
-            late.wait(5)
+            late.wait(60)
             return picks("A")
         late.set()
         return 403, {}, b""
