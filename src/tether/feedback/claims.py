@@ -27,22 +27,12 @@ from sqlalchemy import (
     update,
 )
 
-from tether.feedback.facts import content_key, find, next_id
+from tether.feedback.facts import content_key, next_id
 from tether.feedback.projects import Settings, settings_of
-from tether.feedback.records import Assignment, Conflict, Missing, Shown
-from tether.feedback.schema import (
-    AnyRow,
-    assignments,
-    item_responses,
-    items,
-    projects,
-    prompts,
-    responses,
-    secrets,
-    users,
-)
+from tether.feedback.queries import item_texts, words_of
+from tether.feedback.records import Assignment, Conflict, Missing
+from tether.feedback.schema import LARGEST, AnyRow, assignments, items, projects, secrets, users
 
-_NEWEST = 2**31 - 1  # above every id
 _APART = 20  # turns of somebody between an item and the same again, at the least
 
 _user: BindParameter[int] = bindparam("user", type_=Integer)
@@ -131,19 +121,6 @@ _among = items.c.id.in_(bindparam("among", expanding=True))
 _ALL = (_HELD, _FRESH, _GOLD, _AGAIN)
 _QUERIES = {False: _ALL, True: tuple(query.where(_among) for query in _ALL)}
 
-_TEXTS = (
-    select(
-        item_responses.c.item_id,
-        responses.c.id,
-        responses.c.key,
-        responses.c.text,
-        prompts.c.text.label("prompt"),
-        prompts.c.messages,
-    )
-    .join_from(item_responses, responses)
-    .join(prompts)
-    .order_by(item_responses.c.position)
-)
 _ONE = (
     select(assignments, *_ITEM, items.c.overlap, items.c.done, projects.c.settings)
     .join_from(assignments, items)
@@ -229,14 +206,6 @@ def check_place(db: Connection, row: AnyRow, now: float) -> None:
         raise Conflict(f"assignment {row.id}: its time ran out and others have answered the item since; claim another")
 
 
-def item_texts(db: Connection, wanted: Sequence[int]) -> dict[int, list[AnyRow]]:
-    """Item → its responses, in the order of the item."""
-    texts: dict[int, list[AnyRow]] = {item: [] for item in wanted}
-    for row in find(db, _TEXTS, item_responses.c.item_id, wanted):
-        texts[row.item_id].append(row)
-    return texts
-
-
 def shuffled(item_key: str, lot: str, of_item: Sequence[AnyRow]) -> list[int]:
     """Response ids in an order that is random between annotators, and the same whenever it is drawn again."""
     return [
@@ -258,7 +227,7 @@ def _fresh(
     found: list[AnyRow] = []
     newest = who.newest or 0
     # Beyond the user's newest item there is nothing to skip over, so look there first; then pick up what others left.
-    for after, upto in ((newest, _NEWEST), (0, newest)):
+    for after, upto in ((newest, LARGEST), (0, newest)):
         if (left := room - len(found)) > 0:
             span = {**given, "limit": left, "after": after, "upto": upto}
             found += db.execute(_QUERIES["among" in given][1], span).all()
@@ -307,19 +276,8 @@ def _own(db: Connection, user: int, assignment: int) -> AnyRow:
 def _assignment(
     identity: int, user: int, item: AnyRow, of_item: Sequence[AnyRow], order: Sequence[int], expires: float
 ) -> Assignment:
-    texts = {row.id: row.text for row in of_item}
-    return Assignment(
-        id=identity,
-        item=item.item,
-        key=item.key,
-        user=user,
-        prompt=of_item[0].prompt,
-        messages=tuple(of_item[0].messages or ()),
-        responses=tuple(Shown(response, texts[response]) for response in order),
-        expires=expires,
-        kind=item.kind,
-        project=item.project_id,
-    )
+    words = words_of(of_item, order)
+    return Assignment(identity, item.item, item.key, user, *words, expires, item.kind, item.project_id)
 
 
 def _assignment_row(assignment: Assignment, role: str, now: float) -> dict[str, Any]:

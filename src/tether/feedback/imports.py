@@ -10,7 +10,7 @@ counts it. Answers are by the guideline given, or by one that says that none is 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from tether.config import DataConfig
 from tether.data.rows import read_rows
 from tether.errors import InputError
 from tether.feedback.accounts import record as note
-from tether.feedback.claims import item_texts, shuffled
+from tether.feedback.claims import shuffled
 from tether.feedback.facts import (
     add_guideline,
     add_items,
@@ -35,6 +35,7 @@ from tether.feedback.facts import (
 )
 from tether.feedback.foreign import Reading, Record, Said
 from tether.feedback.projects import Attribute, Project, Settings, add_project, one_project
+from tether.feedback.queries import item_texts
 from tether.feedback.readers import READERS, format_of
 from tether.feedback.records import Answer, ItemKind, NewItem, NewPrompt, NewResponse
 from tether.feedback.schema import assignments, items, judgements, projects
@@ -260,9 +261,10 @@ def _make_room(db: Connection, answered: Sequence[int], now: float) -> None:
     """Raises the overlap of items that would otherwise get more answers than they want."""
     live = {row.item_id: row.live for row in db.execute(_LIVE, {"now": now})} if answered else {}
     query = select(items.c.id, items.c.done, items.c.overlap)
+    new = Counter(answered)
     raised = []
-    for row in find(db, query, items.c.id, answered):
-        wanted = row.done + live.get(row.id, 0) + answered.count(row.id)
+    for row in find(db, query, items.c.id, new):
+        wanted = row.done + live.get(row.id, 0) + new[row.id]
         if wanted > row.overlap:
             raised.append({"the_id": row.id, "wanted": wanted})
     if raised:

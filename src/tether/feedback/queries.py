@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
 
@@ -26,19 +26,18 @@ from tether.feedback.schema import (
 
 _SAID = select(responses.c.id, responses.c.text, prompts.c.text.label("prompt")).join_from(responses, prompts)
 _ALL = select(judgements, assignments.c.shown).join_from(judgements, assignments)
-_WORDS = (
+_TEXTS = (
     select(
         item_responses.c.item_id,
-        items.c.key.label("item_key"),
         responses.c.id,
         responses.c.key,
         responses.c.text,
         prompts.c.text.label("prompt"),
         prompts.c.messages,
     )
-    .join_from(item_responses, items)
-    .join(responses, responses.c.id == item_responses.c.response_id)
-    .join(prompts, prompts.c.id == items.c.prompt_id)
+    .join_from(item_responses, responses)
+    .join(prompts)
+    .order_by(item_responses.c.position)
 )
 _by_annotator = judgements.c.action.not_in(("undo", "adjudicate"))
 _votes = _by_annotator & (assignments.c.role == "annotate")
@@ -74,8 +73,8 @@ def mine(db: Connection, user: int, project: int, limit: int, before: int | None
     if before is not None:
         chosen = chosen.where(judgements.c.id < before)
     found = [_judgement(row) for row in db.execute(chosen)]
-    told = _said_of(db, {j.item for j in found})
-    return [Past(j, *told[j.item].prompt, told[j.item].in_order(j.shown)) for j in found]
+    texts = item_texts(db, {j.item for j in found})
+    return [Past(j, *words_of(texts[j.item], j.shown)) for j in found]
 
 
 def gold(db: Connection, project: int) -> dict[int, dict[int, int]]:
@@ -91,10 +90,11 @@ def disputed(db: Connection, project: int, limit: int, among: tuple[int, ...] = 
     `among` restricts to some item ids.
     """
     ranked = _ALL.where(judgements.c.action == "rank", assignments.c.role == "annotate")
-    chosen = ranked.with_only_columns(judgements.c.item_id, judgements.c.ranking).where(_ordinary)
+    chosen = ranked.with_only_columns(judgements.c.item_id, judgements.c.ranking, items.c.key).where(_ordinary)
     firsts: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
+    keys: dict[int, str] = {}
     for row in db.execute(_standing(chosen, Query(projects=(project,), items=among))):
-        best = min(row.ranking.values())
+        keys[row.item_id], best = row.key, min(row.ranking.values())
         firsts[row.item_id][frozenset(response for response, rank in row.ranking.items() if rank == best)] += 1
     settled = adjudications(db, Query(projects=(project,), items=among))
     agreed = {item: max(votes.values()) / votes.total() for item, votes in firsts.items()}
@@ -104,23 +104,31 @@ def disputed(db: Connection, project: int, limit: int, among: tuple[int, ...] = 
     rankings: dict[int, list[Judgement]] = defaultdict(list)
     for row in find(db, _standing(ranked, Query()), judgements.c.item_id, divided):
         rankings[row.item_id].append(_judgement(row))
-    told = _said_of(db, divided)
-    return [
-        Dispute(
-            item,
-            told[item].key,
-            *told[item].prompt,
-            told[item].in_order(blind_order(told[item].key, told[item].keys)),
-            tuple(rankings[item]),
-            settled.get(item),
-        )
-        for item in divided
-    ]
+    texts = item_texts(db, divided)
+    words = {item: words_of(texts[item], blind_order(keys[item], texts[item])) for item in divided}
+    return [Dispute(i, keys[i], *words[i], tuple(rankings[i]), settled.get(i)) for i in divided]
 
 
-def blind_order(item_key: str, keys: Mapping[int, str]) -> list[int]:
-    """The ids of the responses with these content keys, in an order that tells nothing of where they came from."""
-    return sorted(keys, key=lambda response: content_key(item_key, keys[response]))
+def blind_order(item_key: str, of_item: Sequence[AnyRow]) -> list[int]:
+    """The ids of an item's responses, in an order that tells nothing of where they came from."""
+    return [r.id for r in sorted(of_item, key=lambda r: content_key(item_key, r.key))]
+
+
+def item_texts(db: Connection, wanted: Collection[int]) -> dict[int, list[AnyRow]]:
+    """Item → its responses in the order of the item, each with `id`, `key`, `text`, and the `prompt` and `messages`."""
+    texts: dict[int, list[AnyRow]] = {item: [] for item in wanted}
+    for row in find(db, _TEXTS, item_responses.c.item_id, wanted):
+        texts[row.item_id].append(row)
+    return texts
+
+
+def words_of(
+    of_item: Sequence[AnyRow], order: Iterable[int]
+) -> tuple[str, tuple[Mapping[str, str], ...], tuple[Shown, ...]]:
+    """Prompt, messages and responses of an item, as `item_texts` gives it; the responses, by id, in this order."""
+    texts = {row.id: row.text for row in of_item}
+    messages = tuple(of_item[0].messages or ())
+    return of_item[0].prompt, messages, tuple(Shown(response, texts[response]) for response in order)
 
 
 def progress(db: Connection, project: int, now: float) -> Progress:
@@ -186,28 +194,6 @@ def latest(db: Connection, of: Sequence[int]) -> dict[int, Judgement]:
     """Assignment → its newest judgement; assignments without one are left out."""
     found = sorted(find(db, _ALL, judgements.c.assignment_id, of), key=lambda row: int(row.id))
     return {row.assignment_id: _judgement(row) for row in found}
-
-
-class _Said(NamedTuple):
-    """The words of an item."""
-
-    key: str
-    prompt: tuple[str, tuple[Mapping[str, str], ...]]
-    """Text and messages."""
-    keys: dict[int, str]
-    """Response id → its content key."""
-    texts: dict[int, str]
-
-    def in_order(self, shown: Iterable[int]) -> tuple[Shown, ...]:
-        return tuple(Shown(response, self.texts[response]) for response in shown)
-
-
-def _said_of(db: Connection, wanted: Iterable[int]) -> dict[int, _Said]:
-    told: dict[int, _Said] = {}
-    for row in find(db, _WORDS, item_responses.c.item_id, wanted):
-        item = told.setdefault(row.item_id, _Said(row.item_key, (row.prompt, tuple(row.messages or ())), {}, {}))
-        item.keys[row.id], item.texts[row.id] = row.key, row.text
-    return told
 
 
 def _standing(chosen: Select[Any], query: Query) -> Select[Any]:

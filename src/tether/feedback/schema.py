@@ -49,6 +49,9 @@ _NAMES = {
 KINDS = ("pair", "ranking", "rating", "edit")
 """What an item asks: which of two, an order, a value for each attribute, a better answer."""
 
+LARGEST = 2**31 - 1
+"""The largest number the databases take for an id."""
+
 metadata = MetaData(naming_convention=_NAMES)
 _Json = JSON(none_as_null=True)
 

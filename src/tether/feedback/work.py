@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 
 from tether.errors import InputError
-from tether.feedback.claims import check_place, holds_place, item_texts, lease_of, live_others
+from tether.feedback.claims import check_place, holds_place, lease_of, live_others
 from tether.feedback.facts import check_ranking, check_text, find, next_id
 from tether.feedback.forms import check_fit, check_form, check_submit_key
-from tether.feedback.queries import blind_order, by_submit_key, latest
+from tether.feedback.queries import blind_order, by_submit_key, item_texts, latest
 from tether.feedback.records import Answer, Conflict, Judgement, LastWord, Missing
 from tether.feedback.schema import AnyRow, assignments, guidelines, items, judgements, projects, users
 
@@ -80,7 +80,7 @@ def submit(db: Connection, answers: Sequence[Answer], by: int | None, now: float
         before = stored[answer.submit_key]
         if before.assignment != answer.assignment or before.action in ("undo", "adjudicate"):
             raise Conflict(f"submit key {answer.submit_key!r}: was used for something else; use a new one")
-        if by is not None and stored[answer.submit_key].user != by:
+        if by not in (None, before.user):
             raise _no_assignment(answer.assignment)
     return [stored[answer.submit_key] for answer in answers]
 
@@ -153,10 +153,11 @@ def _to_be_settled(db: Connection, last_word: LastWord) -> list[int]:
     if item.kind not in ("pair", "ranking") or item.gold is not None:
         raise InputError(f"{where}: only pairs and rankings that are not gold are adjudicated")
     check_ranking(f"adjudication of {where}", last_word.ranking)
-    its = {row.id: row.key for row in item_texts(db, [item.id])[item.id]}
-    if set(last_word.ranking) != set(its):
+    of_item = item_texts(db, [item.id])[item.id]
+    its = {row.id for row in of_item}
+    if set(last_word.ranking) != its:
         raise InputError(f"adjudication of {where}: rank all of its responses, {sorted(its)}, and no other")
-    return blind_order(item.key, its)
+    return blind_order(item.key, of_item)
 
 
 def _last_words_of(db: Connection, last_word: LastWord, shown: Sequence[int], now: float) -> int:
