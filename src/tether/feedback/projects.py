@@ -146,6 +146,11 @@ class Project:
     """The version in force."""
     created: float
 
+    @property
+    def guideline_version(self) -> int:
+        """Of the guideline in force; 0 where there is none."""
+        return self.guideline.version if self.guideline else 0
+
 
 def settings_of(values: Any) -> Settings:
     """Checked settings; InputError naming the first field that is wrong."""
@@ -224,14 +229,12 @@ def add_version(db: Connection, project: int, text: str, now: float) -> int:
 def versions(db: Connection, project: int) -> list[Guideline]:
     """The project's guidelines, oldest first."""
     query = (
-        select(
-            project_guidelines.c.version, project_guidelines.c.created, guidelines.c.id, guidelines.c.text.label("said")
-        )
+        select(project_guidelines.c.version, guidelines.c.id, guidelines.c.text, project_guidelines.c.created)
         .join_from(project_guidelines, guidelines)
         .where(project_guidelines.c.project_id == project)
         .order_by(project_guidelines.c.version)
     )
-    return [Guideline(row.version, row.id, row.said, row.created) for row in db.execute(query)]
+    return [Guideline(*row) for row in db.execute(query)]
 
 
 def acknowledge(db: Connection, user: int, project: int, guideline: int, now: float) -> None:
@@ -257,7 +260,7 @@ def add_member(db: Connection, project: int, user: int, now: float) -> None:
 
 
 def remove_member(db: Connection, project: int, user: int) -> None:
-    """Ends that; what they said stays."""
+    """Takes the user off the project; what they said stays."""
     db.execute(delete(members).where(members.c.project_id == project, members.c.user_id == user))
 
 

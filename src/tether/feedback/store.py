@@ -186,7 +186,7 @@ class Store:
             projects.add_member(db, project, user, self._clock())
 
     def remove_member(self, project: int, user: int) -> None:
-        """Ends that; what they said stays."""
+        """Takes the user off the project; what they said stays."""
         with writing(self._engine) as db:
             projects.remove_member(db, project, user)
 

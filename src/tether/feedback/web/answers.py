@@ -16,8 +16,9 @@ from tether.feedback import work
 from tether.feedback.facts import add_guideline
 from tether.feedback.projects import Settings, versions
 from tether.feedback.records import Answer, Conflict, Judgement, Shown
+from tether.feedback.schema import LARGEST
 from tether.feedback.store import Store
-from tether.feedback.web.turns import LARGEST, Turn, by_number, held_in, stored_answer
+from tether.feedback.web.turns import Turn, by_number, held_in, stored_answer
 
 Rank = Annotated[int, Field(strict=True, ge=0, le=8)]
 LETTERS = "ABCDEFGHI"
@@ -117,6 +118,16 @@ def by_position(judgement: Judgement) -> dict[str, Any]:
         "flag": judgement.flag,
         "seconds": judgement.seconds,
     }
+
+
+def order_said(ranks: Sequence[int | None]) -> str:
+    """A ranking by the letters responses are shown under.
+
+    >>> order_said([0, 2, 0, None])
+    'A = C > B'
+    """
+    places = sorted({rank for rank in ranks if rank is not None})
+    return " > ".join(" = ".join(letter for letter, r in zip(LETTERS, ranks, strict=False) if r == at) for at in places)
 
 
 def _check_options(where: str, turn: Turn, said: Said) -> None:

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tether.errors import InputError
 from tether.feedback.accounts import TooMany
 from tether.feedback.records import Conflict, Judgement
+from tether.feedback.schema import LARGEST
 from tether.feedback.store import Store
 from tether.feedback.web import turns
 from tether.feedback.web.answers import Said, by_position, give, options, own_key
 from tether.feedback.web.render import rendered
-from tether.feedback.web.session import Accounted, Id, SignedIn, Stored
-from tether.feedback.web.turns import LARGEST, MOST_HELD, Answered, Turn
+from tether.feedback.web.session import Accounted, Id, SignedIn, Stored, address_of
+from tether.feedback.web.turns import MOST_HELD, Answered, Turn
 
 router = APIRouter(prefix="/api")
 
@@ -63,9 +64,8 @@ class Key(_Body):
 @router.post("/sign-in")
 def sign_in(request: Request, accounts: Accounted, given: Credentials) -> dict[str, str]:
     """A `token` to send as `Authorization: Bearer …`."""
-    address = request.client.host if request.client else ""
     try:
-        return {"token": accounts.sign_in(given.name, given.password, address)}
+        return {"token": accounts.sign_in(given.name, given.password, address_of(request))}
     except TooMany:
         raise
     except InputError as error:
@@ -86,7 +86,7 @@ def my_projects(store: Stored, user: SignedIn) -> list[dict[str, Any]]:
             "id": project.id,
             "name": project.name,
             "kind": project.kind,
-            "guideline_version": project.guideline.version if project.guideline else 0,
+            "guideline_version": project.guideline_version,
             "acknowledged": store.has_acknowledged(user.id, project.id),
         }
         for project in store.projects_of(user.id)
@@ -98,10 +98,10 @@ def my_projects(store: Stored, user: SignedIn) -> list[dict[str, Any]]:
 def guideline(store: Stored, user: SignedIn, project: Id) -> dict[str, Any]:
     """The guideline in force: `version` (0 where there is none), `text`, `html`, and whether it is `acknowledged`."""
     with store.reading() as db:
-        found = turns.project_for(db, user.id, project).guideline
-    text = found.text if found else ""
+        found = turns.project_for(db, user.id, project)
+    text = found.guideline.text if found.guideline else ""
     return {
-        "version": found.version if found else 0,
+        "version": found.guideline_version,
         "text": text,
         "html": rendered(text, "markdown"),
         "acknowledged": store.has_acknowledged(user.id, project),
@@ -201,6 +201,6 @@ def _task(turn: Turn) -> dict[str, Any]:
         "messages": conversation(turn.assignment.messages),
         "responses": [response.text for response in turn.assignment.responses],
         "lease_seconds": turn.lease_seconds,
-        "guideline_version": turn.project.guideline.version if turn.project.guideline else 0,
+        "guideline_version": turn.project.guideline_version,
         "options": options(turn.project.settings),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -13,18 +14,19 @@ from fastapi.responses import Response
 
 from tether.errors import InputError
 from tether.feedback.dataset import make_dataset, receipts
-from tether.feedback.files import ENCODERS
 from tether.feedback.records import Dispute, Missing, Query, UserKind
-from tether.feedback.shapes import SHAPES, Options
+from tether.feedback.schema import LARGEST
+from tether.feedback.shapes import Options
 from tether.feedback.store import Store
+from tether.feedback.web.answers import order_said
 from tether.feedback.web.figures import Board
 from tether.feedback.web.project_pages import ranks_from, shown_items, turns
 from tether.feedback.web.render import rendered
-from tether.feedback.web.session import Admin, Form, Id, Stored, form_fields, go, page, stamp, text
+from tether.feedback.web.session import Admin, Form, Id, Stored, form_fields, go, page, text
 
 router = APIRouter(prefix="/admin/projects/{project}")
 _DISPUTES, _FLAGS = 200, 50
-_TYPES = {".jsonl": "application/jsonl", ".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+_TYPES = {".jsonl": "application/jsonl", ".parquet": "application/vnd.apache.parquet", ".csv": "text/csv"}
 
 
 @router.get("")
@@ -41,7 +43,7 @@ def dashboard(request: Request, user: Admin, store: Stored, project: Id) -> Resp
 
 @router.get("/flags")
 def flags(
-    request: Request, user: Admin, store: Stored, project: Id, after: Annotated[int, Param(ge=0, le=2**31 - 1)] = 0
+    request: Request, user: Admin, store: Stored, project: Id, after: Annotated[int, Param(ge=0, le=LARGEST)] = 0
 ) -> Response:
     """The items that annotators flagged, the newest first; `after` so many."""
     found, every = store.project(project), _board(request).of(project).flagged
@@ -62,7 +64,7 @@ def disputes(request: Request, user: Admin, store: Stored, project: Id) -> Respo
 
 @router.get("/disputes/{item}")
 def dispute(request: Request, user: Admin, store: Stored, project: Id, item: Id) -> Response:
-    """One of them, to be decided: nothing says which checkpoint wrote what."""
+    """A disputed item, to be decided: nothing says which checkpoint wrote what."""
     return _dispute(request, store, project, item)
 
 
@@ -110,7 +112,7 @@ def export(request: Request, user: Admin, store: Stored, form: Form, project: Id
         return _export(request, store, project, str(error))
     store.record(user.id, "exported", project=project, shape=shape)
     name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in found.name)[:60]
-    told = {"content-disposition": f'attachment; filename="{name}-{shape}-{stamp()}{kind}"'}
+    told = {"content-disposition": f'attachment; filename="{name}-{shape}-{date.today()}{kind}"'}
     return Response(content, media_type=_TYPES[kind], headers=told)
 
 
@@ -133,7 +135,7 @@ def _dispute(request: Request, store: Store, project: int, item: int, wrong: str
         "item": item,
         "prompt": turns(disputed.prompt, disputed.messages, how),
         "responses": [{"id": r.id, "html": rendered(r.text, how)} for r in disputed.responses],
-        "orders": [order_said(j.ranking or {}, [r.id for r in disputed.responses]) for j in disputed.judgements],
+        "orders": [order_said([(j.ranking or {}).get(r.id) for r in disputed.responses]) for j in disputed.judgements],
         "reasons": [j.rationale for j in disputed.judgements if j.rationale],
         "before": disputed.adjudication,
         "submit_key": secrets.token_urlsafe(16),
@@ -141,23 +143,9 @@ def _dispute(request: Request, store: Store, project: int, item: int, wrong: str
     return page(request, "admin-dispute.html", 422 if wrong else 200, project=found, wrong=wrong, **context)
 
 
-def order_said(ranking: dict[int, int] | Any, shown: list[int]) -> str:
-    """A ranking by the letters responses are shown under.
-
-    >>> order_said({7: 0, 9: 0, 8: 2}, [7, 8, 9])
-    'A = C > B'
-    """
-    letters = {response: chr(ord("A") + at) for at, response in enumerate(shown)}
-    by_rank: dict[int, list[str]] = {}
-    for response in shown:
-        if response in ranking:
-            by_rank.setdefault(ranking[response], []).append(letters[response])
-    return " > ".join(" = ".join(by_rank[rank]) for rank in sorted(by_rank))
-
-
 def _export(request: Request, store: Store, project: int, wrong: str = "") -> Response:
     done = [r for r in receipts(store) if r.query.get("projects") == [project]][:20]
     names = {person.id: person.name for person in store.users()}
-    context = {"shapes": SHAPES, "endings": sorted(ENCODERS), "receipts": done, "names": names}
+    context = {"endings": _TYPES, "receipts": done, "names": names}
     found = store.project(project)
     return page(request, "admin-export.html", 422 if wrong else 200, project=found, wrong=wrong, **context)

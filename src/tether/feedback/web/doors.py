@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from tether.errors import InputError
-from tether.feedback.accounts import SESSION, TooMany
+from tether.feedback.accounts import SESSION, Accounts, TooMany
 from tether.feedback.records import Missing
 from tether.feedback.web.security import own_path
 from tether.feedback.web.session import (
@@ -19,6 +19,8 @@ from tether.feedback.web.session import (
     Form,
     Known,
     SignedIn,
+    Visitor,
+    address_of,
     form_fields,
     go,
     page,
@@ -41,15 +43,13 @@ def sign_in(request: Request, known: Known, accounts: Accounted, form: Form) -> 
     """A new session, whatever session there was before."""
     name, wanted = text(form, "name"), own_path(text(form, "next", "/"))
     try:
-        token = accounts.sign_in(name, text(form, "password"), _address(request))
+        token = accounts.sign_in(name, text(form, "password"), address_of(request))
     except TooMany:
         raise
     except InputError as error:
         wrong = f"The {error}."
         return page(request, "sign-in.html", 422, next=wanted, name=name, wrong=wrong)
-    if known.token:
-        accounts.sign_out(known.token)
-    return _came_in(request, token, wanted)
+    return _came_in(request, known, accounts, token, wanted)
 
 
 @router.post("/sign-out")
@@ -78,9 +78,7 @@ def accept(request: Request, token: str, known: Known, accounts: Accounted, form
         user = accounts.accept(token, name, password)
     except InputError as error:
         return page(request, "invite.html", 422, token=token, name=name, wrong=f"{error}.")
-    if known.token:
-        accounts.sign_out(known.token)
-    return _came_in(request, accounts.token_for(user, SESSION), "/")
+    return _came_in(request, known, accounts, accounts.token_for(user, SESSION))
 
 
 @router.get("/new-password/{token}")
@@ -92,7 +90,7 @@ def new_password_page(request: Request, token: str, accounts: Accounted) -> Resp
 
 @router.post("/new-password/{token}", openapi_extra=form_fields("password"))
 def renew_password(request: Request, token: str, known: Known, accounts: Accounted, form: Form) -> Response:
-    """Sets it, ends all sessions of that person and signs them in."""
+    """Sets the new password, ends all sessions of that person and signs them in."""
     name = accounts.check_password_link(token)  # before the costly hashing of a password
     try:
         user = accounts.renew_password(token, text(form, "password"))
@@ -100,9 +98,7 @@ def renew_password(request: Request, token: str, known: Known, accounts: Account
         raise
     except InputError as error:
         return page(request, "new-password.html", 422, token=token, name=name, wrong=f"{error}.")
-    if known.token:
-        accounts.sign_out(known.token)
-    return _came_in(request, accounts.token_for(user, SESSION), "/")
+    return _came_in(request, known, accounts, accounts.token_for(user, SESSION))
 
 
 @router.get("/password")
@@ -113,7 +109,7 @@ def password_page(request: Request, user: SignedIn) -> Response:
 
 @router.post("/password", openapi_extra=form_fields("old", "new"))
 def change_password(request: Request, user: SignedIn, known: Known, accounts: Accounted, form: Form) -> Response:
-    """Sets it and ends the user's other sessions."""
+    """Sets a new password and ends the user's other sessions."""
     try:
         accounts.change_password(user.id, text(form, "old"), text(form, "new"), keep=known.token)
     except InputError as error:
@@ -131,7 +127,10 @@ def choose_theme(request: Request, form: Form) -> Response:
     return answer
 
 
-def _came_in(request: Request, token: str, wanted: str) -> RedirectResponse:
+def _came_in(request: Request, known: Visitor, accounts: Accounts, token: str, wanted: str = "/") -> RedirectResponse:
+    """On to `wanted` with the session of `token`, in place of the one there was."""
+    if known.token:
+        accounts.sign_out(known.token)
     answer = go(wanted)
     answer.set_cookie(COOKIE, token, max_age=int(SESSION), **_cookie(request))
     return answer
@@ -139,7 +138,3 @@ def _came_in(request: Request, token: str, wanted: str) -> RedirectResponse:
 
 def _cookie(request: Request) -> dict[str, Any]:
     return {"httponly": True, "samesite": "lax", "secure": bool(request.app.state.secure)}
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""

@@ -11,6 +11,7 @@ from tether.errors import InputError
 from tether.feedback.accounts import Accounts, User
 from tether.feedback.invitations import invite_name
 from tether.feedback.records import UserKind
+from tether.feedback.schema import LARGEST
 from tether.feedback.store import Store
 from tether.feedback.web.session import (
     Accounted,
@@ -108,7 +109,7 @@ def forget(request: Request, user: Admin, store: Stored, person: Id) -> Response
 
 @router.get("/audit")
 def audit(
-    request: Request, user: Admin, store: Stored, before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+    request: Request, user: Admin, store: Stored, before: Annotated[int | None, Query(ge=1, le=LARGEST)] = None
 ) -> Response:
     """The audit log, the newest first."""
     events = store.audit(_EVENTS + 1, before)

@@ -120,7 +120,7 @@ def _parser() -> MarkdownIt:
         "table_close": lambda *_: "</table></div>\n",
     }
     for name, rule in rules.items():
-        md.renderer.rules[name] = rule.__get__(md.renderer)  # type: ignore[attr-defined]
+        md.add_render_rule(name, rule)
     return md
 
 

@@ -6,7 +6,6 @@ through a browser's cookie without the token of our own forms.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from markupsafe import Markup
 from starlette.datastructures import FormData
 
 from tether.feedback.accounts import Accounts, User
+from tether.feedback.schema import LARGEST
 from tether.feedback.store import Store
 from tether.feedback.web.security import csrf_token, from_elsewhere, is_own, own_path, same_token
 
@@ -57,6 +57,11 @@ def accounts_of(request: Request) -> Accounts:
     """The app's accounts."""
     accounts: Accounts = request.app.state.accounts
     return accounts
+
+
+def address_of(request: Request) -> str:
+    """Where the request comes from; "" when the server does not know."""
+    return request.client.host if request.client else ""
 
 
 async def visitor(request: Request) -> Visitor:
@@ -139,7 +144,7 @@ SignedIn = Annotated[User, Depends(signed_in)]
 Admin = Annotated[User, Depends(admin_only)]
 Stored = Annotated[Store, Depends(_store)]
 Accounted = Annotated[Accounts, Depends(_accounts)]
-Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Id = Annotated[int, Path(ge=1, le=LARGEST)]
 """A number in a path that may be an id in a database."""
 InviteName = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
 """What an invite is called in a path."""
@@ -258,8 +263,3 @@ def took(seconds: float | None) -> str:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def stamp() -> str:
-    """Today, for the name of a download."""
-    return time.strftime("%Y-%m-%d")

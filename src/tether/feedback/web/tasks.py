@@ -19,9 +19,10 @@ from tether.errors import InputError
 from tether.feedback.accounts import User
 from tether.feedback.projects import Project
 from tether.feedback.records import Conflict, Missing
+from tether.feedback.schema import LARGEST
 from tether.feedback.store import Store
 from tether.feedback.web import turns
-from tether.feedback.web.answers import LETTERS, by_position, give, own_key
+from tether.feedback.web.answers import LETTERS, by_position, give, order_said, own_key
 from tether.feedback.web.api import conversation, read_guideline, receipt
 from tether.feedback.web.forms import fields_of, said_in
 from tether.feedback.web.render import rendered
@@ -38,7 +39,7 @@ from tether.feedback.web.session import (
     text,
 )
 from tether.feedback.web.shortcuts import GROUPS, keys_of
-from tether.feedback.web.turns import LARGEST, MOST_HELD, Turn
+from tether.feedback.web.turns import MOST_HELD, Turn
 
 router = APIRouter()
 Number = Annotated[int | None, Query(ge=1, le=LARGEST)]
@@ -229,7 +230,7 @@ def _context(
         "filled": _taken_back(store, turn) if filled is None else filled,
         "strengths": STRENGTHS,
         "submit_key": secrets.token_urlsafe(12),
-        "guideline_version": project.guideline.version if project.guideline else 0,
+        "guideline_version": project.guideline_version,
     }
 
 
@@ -260,8 +261,5 @@ def _summary(said: Mapping[str, Any], kind: str) -> str:
         return "Rewritten"
     if said["all_bad"] and len({*said["ranking"]}) == 1:
         return "None is acceptable"
-    ranks = sorted({rank for rank in said["ranking"] if rank is not None})
-    ranked = list(zip(LETTERS, said["ranking"], strict=False))
-    order = " > ".join(" = ".join(letter for letter, rank in ranked if rank == at) for at in ranks)
     clear = "" if said["strength"] is None else f" ({STRENGTHS[round(said['strength'])].lower()})"
-    return f"{order}{clear}{', none acceptable' if said['all_bad'] else ''}"
+    return f"{order_said(said['ranking'])}{clear}{', none acceptable' if said['all_bad'] else ''}"

@@ -17,13 +17,11 @@ from tether.errors import InputError
 from tether.feedback import claims, projects, queries
 from tether.feedback.projects import Project
 from tether.feedback.records import Assignment, Conflict, Judgement, Missing, Past
-from tether.feedback.schema import assignments, items
+from tether.feedback.schema import LARGEST, assignments, items
 from tether.feedback.store import Store
 
 MOST_HELD = 5
 """Turns one annotator may hold at once."""
-LARGEST = 2**31 - 1
-"""The largest number the databases take for an id."""
 
 _mine = select(assignments.c.id).where(assignments.c.user_id == bindparam("user"))
 _EARLIER = select(func.count()).select_from(_mine.where(assignments.c.id < bindparam("first")).subquery())

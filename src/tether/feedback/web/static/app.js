@@ -24,7 +24,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("submit", (event) => {
-  const question = event.submitter?.dataset.ask ?? event.target.dataset.ask;
+  const question = event.target.dataset.ask;
   if (question && !window.confirm(question)) event.preventDefault();
 });
 
