@@ -112,16 +112,20 @@ def facts_about(db: Connection, everything: Sequence[Asked], salt: str) -> Facts
         bias=position_bias(j for j in said if order_known(j)),
         imported=sum(j.submit_key.startswith(IMPORTED) for j in said),
         checkpoints=sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])),
-        guidelines=_guidelines(db, said, named),
+        guidelines=_guidelines(db, said, {i: named[i] for i in {asked.item.project_id for asked in everything}}),
     )
 
 
 def _comparisons(everything: Sequence[Asked]) -> tuple[Any, Any]:
-    """What each annotator said of each two responses of an item: 0 the first is better, 1 a tie, 2 the second."""
+    """What each annotator said of each two responses of an item: 0 the first is better, 1 a tie, 2 the second.
+
+    The first is the one whose hash is. A file may hold the better one first, always, and would then have annotators
+    agree by chance alone (α near 0 however often they say the same).
+    """
     columns = {user: at for at, user in enumerate(sorted({j.user for a in everything for j in a.rankings}))}
     rows, clusters = [], []
     for number, asked in enumerate(everything):
-        for first, second in combinations([r.id for r in asked.responses], 2):
+        for first, second in combinations([r.id for r in sorted(asked.responses, key=lambda r: r.key)], 2):
             row = [-1] * len(columns)
             for j in asked.rankings:
                 ranks = j.ranking or {}
@@ -156,10 +160,11 @@ def _annotators(judged: Iterable[Judgement], who: People) -> list[Annotator]:
 
 
 def _guidelines(db: Connection, said: Iterable[Judgement], named: Mapping[int, str]) -> list[GuidelineText]:
+    """Only of the named projects: others may have had the same text, and their names are nobody's business here."""
     counted = Counter(j.guideline for j in said)
     in_force: dict[int, list[str]] = defaultdict(list)
     query = select(project_guidelines).order_by(project_guidelines.c.project_id, project_guidelines.c.version)
-    for row in db.execute(query):
+    for row in db.execute(query.where(project_guidelines.c.project_id.in_(named))):
         in_force[row.guideline_id].append(f"{named[row.project_id]}, version {row.version}")
     texts = {row.id: row.text for row in find(db, select(guidelines), guidelines.c.id, counted)}
     return [GuidelineText(i, "; ".join(in_force[i]), texts[i], counted[i]) for i in sorted(counted)]
