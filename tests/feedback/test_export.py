@@ -159,9 +159,10 @@ def test_tallies_by_hand():
     votes = [({1: 0, 2: 1}, 3.0), ({1: 0, 2: 2}, None), ({1: 1, 2: 0}, 1.0), ({1: 0, 2: 0}, 2.0), ({1: 0, 3: 1}, 2.0)]
     counts = tally((1, 2), votes)
     assert counts == Tally(2, 1, 1, 3.0)
-    assert tally((2, 1), votes) == counts.turned() == Tally(1, 2, 1, -3.0)
-    assert (majority(counts), majority(counts.turned()), majority(Tally(1, 1, 5, 0.0))) == (1, -1, 0)
+    turned = tally((2, 1), votes)
+    assert turned == Tally(1, 2, 1, -3.0)
+    assert (majority(counts), majority(turned), majority(Tally(1, 1, 5, 0.0))) == (1, -1, 0)
     assert mean_strength(counts) == 0.75
-    assert log_odds(counts) == math.log(3.5 / 2.5) == -log_odds(counts.turned())
+    assert log_odds(counts) == math.log(3.5 / 2.5) == -log_odds(turned)
     assert all(log_odds(Tally(a, b, 0, 0)) == -log_odds(Tally(b, a, 0, 0)) for a in range(9) for b in range(9))
     assert log_odds(Tally(3, 0, 0, 3)) > log_odds(Tally(1, 0, 0, 1)) > 0

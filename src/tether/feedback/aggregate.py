@@ -22,14 +22,6 @@ class Tally(NamedTuple):
     strength: float
     """Sum of the signed strengths; a vote that gives none counts 1."""
 
-    @property
-    def votes(self) -> int:
-        return self.wins + self.losses + self.ties
-
-    def turned(self) -> Tally:
-        """The same votes from the other response's side."""
-        return Tally(self.losses, self.wins, self.ties, -self.strength)
-
 
 def tally(pair: tuple[int, int], votes: Iterable[tuple[Mapping[int, int], float | None]]) -> Tally:
     """Count the (ranking, strength) votes that rank both responses of `pair`.
@@ -88,4 +80,4 @@ def log_odds(votes: Tally) -> float:
 
 def mean_strength(votes: Tally) -> float:
     """Mean signed strength over all votes, ties as 0: how clear the difference was to people, -3 to 3."""
-    return votes.strength / votes.votes
+    return votes.strength / (votes.wins + votes.losses + votes.ties)

@@ -250,9 +250,7 @@ def _chosen(seed: int, item: str, names: Sequence[str], overlap: int) -> list[st
 
 def _drawn(seed: int, item: str, guidelines: Sequence[str]) -> str:
     """The guideline of an item."""
-    return (
-        min(guidelines, key=lambda text: _draw(seed, item, text, "guideline")) if len(guidelines) > 1 else guidelines[0]
-    )
+    return min(guidelines, key=lambda text: _draw(seed, item, text, "guideline"))
 
 
 def _verdicts(annotator: Annotator | Reader, asked: Sequence[Asked], seed: int) -> list[Verdict]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
-import numpy as np
-
+from tether.feedback.aggregate import vote_counts
 from tether.feedback.ranking import davidson
 
 _RIDGE = 1.0  # a normal prior of variance 1 on each log-strength: three votes to none is no certainty
@@ -22,17 +21,8 @@ def strengths(votes: Votes) -> list[float]:
     >>> strengths([[0, 1], [0, 1], [0, 0]])[0] > 0 == sum(strengths([[0, 1], [0, 1], [0, 0]]))
     True
     """
-    count = len(votes[0])
-    wins, ties = np.zeros((count, count)), np.zeros((count, count))
-    for ranks in votes:
-        for (i, one), (k, other) in combinations(enumerate(ranks), 2):
-            if one is None or other is None:
-                continue
-            if one == other:
-                ties[i, k] += 1
-                ties[k, i] += 1
-            else:
-                wins[(i, k) if one < other else (k, i)] += 1
+    rankings = [{at: rank for at, rank in enumerate(ranks) if rank is not None} for ranks in votes]
+    wins, ties = vote_counts(range(len(votes[0])), rankings)
     return [round(float(s), _DIGITS) + 0.0 for s in davidson(wins, ties, ridge=_RIDGE).strengths]
 
 

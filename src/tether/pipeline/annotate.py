@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from tether.feedback.store import Store
     from tether.feedback.web.sampling import Drawing, Drawn
 
-_PACKAGES = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "python_multipart", "multipart"} | {
-    *("jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml", "nh3")
+_PACKAGES = {
+    *("fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "argon2", "python_multipart", "multipart"),
+    *("jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml", "nh3"),
 }
 _ANY = ("0.0.0.0", "::")
 _INVITE = 86_400.0  # seconds an admin link is good for

@@ -197,9 +197,10 @@ def turns(prompt: str, messages: Any, how: str) -> list[Mapping[str, Any]]:
 
 
 def _members(request: Request, store: Store, accounts: Accounts, project: int, link: str = "") -> Response:
-    inside = store.members(project)
-    others = [u for u in store.users() if u.active and u.id not in {member.id for member in inside}]
-    shown = {"members": inside, "others": others, "link": link, "invites": accounts.invites(project)}
+    members = store.members(project)
+    inside = {member.id for member in members}
+    others = [user for user in store.users() if user.active and user.id not in inside]
+    shown = {"members": members, "others": others, "link": link, "invites": accounts.invites(project)}
     return page(request, "admin-members.html", project=store.project(project), **shown)
 
 

@@ -89,10 +89,8 @@ class Jobs:
             return self._jobs.get(project)
 
     def start(self, project: int, checkpoints: Mapping[str, str], asked: Sequence[Question], how: Drawing) -> None:
-        """Begins to draw; InputError when the project is drawing already, or nothing can be drawn."""
+        """Begins to draw, where `can_sample`; InputError when the project is drawing already."""
         asked = gathered([replace(question, responses=(), gold=None) for question in asked])
-        if not self.can_sample:
-            raise InputError("this server cannot sample; give prompts with their responses")
         with self._lock:
             before = self._jobs.get(project)
             if before is not None and before.state in ("waiting", "running"):

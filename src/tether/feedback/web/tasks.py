@@ -144,9 +144,9 @@ def history_page(request: Request, store: Stored, user: SignedIn, project: Id, b
         {
             "number": one.number,
             "asked": one.past.messages[-1].get("content", "") if one.past.messages else one.past.prompt,
-            "said": by_position(one.past.judgement),
+            "said": (said := by_position(one.past.judgement)),
             "created": one.past.judgement.created,
-            "summary": _summary(by_position(one.past.judgement), of.kind),
+            "summary": _summary(said, of.kind),
             "submit_key": secrets.token_urlsafe(12),
         }
         for one in found[:_PER_PAGE]
