@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -25,6 +25,12 @@ def nearest(word: str, names: Iterable[str]) -> str:
     names = sorted(set(names))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(names)}"
+
+
+def first_problem(findings: Sequence[Any]) -> str:
+    """The first of `ValidationError.errors()` as `field: what is wrong`, in pydantic's words; for no section."""
+    where, told = ".".join(map(str, findings[0]["loc"])), findings[0]["msg"].removeprefix("Value error, ")
+    return f"{where}: {told}" if where else str(told)
 
 
 class _Place(NamedTuple):

@@ -23,7 +23,7 @@ EVERYBODY = 1_000_000  # the overlap of a gold item
 
 _UNKEPT = re.compile("[\0\ud800-\udfff]")
 
-_SIZES = {"pair": (2, 2), "ranking": (2, 9), "rating": (1, 9), "edit": (1, 1)}
+SIZES: Mapping[ItemKind, tuple[int, int]] = {"pair": (2, 2), "ranking": (2, 9), "rating": (1, 9), "edit": (1, 1)}
 """Kind of item → the fewest and the most responses."""
 
 _RAISE_OVERLAP = (
@@ -96,7 +96,8 @@ def add_prompts(db: Connection, new: Sequence[NewPrompt]) -> list[int]:
 
 def add_responses(db: Connection, new: Sequence[NewResponse]) -> list[int]:
     """Ids of these responses, in order; InputError when a prompt is not there."""
-    keys = {row.id: row.key for row in find(db, select(prompts.c.id, prompts.c.key), prompts.c.id, _prompts_of(new))}
+    asked = find(db, select(prompts.c.id, prompts.c.key), prompts.c.id, {r.prompt for r in new})
+    keys = {row.id: row.key for row in asked}
     return _add(db, responses, [_response_row(keys, r) for r in new])
 
 
@@ -137,10 +138,6 @@ def check_text(text: str | None, where: str) -> None:
     """InputError for characters that no database keeps: PostgreSQL has no NUL, UTF-8 no halves of characters."""
     if text is not None and _UNKEPT.search(text):
         raise InputError(f"{where}: contains NUL or half of a character (a lone surrogate); take it out")
-
-
-def _prompts_of(new: Sequence[NewResponse]) -> set[int]:
-    return {r.prompt for r in new}
 
 
 def _add(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -223,9 +220,9 @@ def _kind(item: NewItem, where: str) -> ItemKind:
     if len(set(item.responses)) != num or (item.kind is None and num < 2):
         raise InputError(f"{where}: give two or more different responses")
     kind = item.kind or ("pair" if num == 2 else "ranking")
-    if kind not in _SIZES:
-        raise InputError(f"{where}: kind {kind!r} is none of {', '.join(_SIZES)}")
-    fewest, most = _SIZES[kind]
+    if kind not in SIZES:
+        raise InputError(f"{where}: kind {kind!r} is none of {', '.join(SIZES)}")
+    fewest, most = SIZES[kind]
     if not fewest <= num <= most:
         wanted = str(most) if fewest == most else f"{fewest} to {most}"
         raise InputError(f"{where}: {num} responses; kind {kind} takes {wanted}")

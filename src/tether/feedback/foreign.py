@@ -180,13 +180,19 @@ def _asked(value: Any, where: str) -> tuple[str, tuple[Message, ...]]:
     if strange := [m["role"] for m in value if m["role"] not in tuple(ROLES)]:
         raise InputError(f"{where}: role {strange[0]!r} is none of {', '.join(ROLES)}")
     messages: list[Message] = [{"role": ROLES[m["role"]], "content": _text(m["content"], where)} for m in value]
-    return said_last(messages), tuple(messages)
+    return prompt_parts(messages)
 
 
-def said_last(messages: Sequence[Message]) -> str:
-    """The last thing the user said: what a list of prompts shows of a conversation."""
-    asked = [m["content"] for m in messages if m["role"] == "user"]
-    return asked[-1] if asked else messages[-1]["content"]
+def prompt_parts(prompt: str | Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
+    """A prompt as text and messages: of a conversation what the user said last, and all of it; of text no messages.
+
+    >>> prompt_parts([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}])[0]
+    'Hi'
+    """
+    if isinstance(prompt, str):
+        return prompt, ()
+    asked = [m["content"] for m in prompt if m["role"] == "user"]
+    return asked[-1] if asked else prompt[-1]["content"], tuple(prompt)
 
 
 def _text(value: Any, where: str) -> str:

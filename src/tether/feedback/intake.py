@@ -18,15 +18,15 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Connection
 
 from tether.config import DataConfig
+from tether.config.problems import first_problem
 from tether.data.formats import ALIASES, Example, Said, detect, understand
 from tether.data.rows import READERS, Row, read_rows
 from tether.errors import InputError
-from tether.feedback.facts import add_items, add_prompts, add_responses, check_text, content_key
+from tether.feedback.facts import SIZES, add_items, add_prompts, add_responses, check_text, content_key
+from tether.feedback.foreign import prompt_parts
 from tether.feedback.projects import Project
 from tether.feedback.records import ItemKind, NewItem, NewPrompt, NewResponse
 
-SMALLEST: Mapping[ItemKind, int] = {"pair": 2, "ranking": 2, "rating": 1, "edit": 1}
-"""Kind → the fewest responses there is something to ask about."""
 _ONE_EACH = ("prompt_response", "messages", "unpaired")
 
 
@@ -112,14 +112,10 @@ def questions(rows: Sequence[Row], source: str, stage: str | None = None) -> lis
         raise InputError(f"{source}: is empty; it holds no prompt")
     if isinstance(rows[0].get("prompt"), Mapping):
         return _checked([_group(row, f"{source}, row {number}", stage) for number, row in enumerate(rows, 1)], source)
-    found = detect(list(rows[0]), source)
+    found, unranked = detect(list(rows[0]), source), False
     if found == "prompts" and (name := _list_of_responses(rows[0])):
         _check_lists(rows, name, source)
-        # A ranking nobody has made yet.
-        rows, found = [{**row, "ranking": [0] * len(row[name])} for row in rows], "ranking"
-        unranked = True
-    else:
-        unranked = False
+        rows, found, unranked = [{**row, "ranking": [0] * len(row[name])} for row in rows], "ranking", True
     if found in ("text", "steps"):
         raise InputError(f"{source}: holds {found} data (columns {', '.join(rows[0])}), which asks nothing")
     asked = [_question(e, unranked, f"{source}, row {e.row}") for e in understand(rows, found, source, "train")]
@@ -165,7 +161,8 @@ def add_questions(db: Connection, project: Project, asked: Sequence[Question]) -
 
 def shown_at_once(kind: ItemKind, shown: int) -> int:
     """How many responses an item of this kind has, where the project says `shown`."""
-    return {"pair": 2, "edit": 1}.get(kind, max(shown, SMALLEST[kind]))
+    fewest, most = SIZES[kind]
+    return min(max(shown, fewest), most)
 
 
 def across(by_checkpoint: Iterable[Sequence[Written]]) -> tuple[Written, ...]:
@@ -185,17 +182,17 @@ def _items(project: Project, its: Sequence[int], gold: Sequence[int] | None) -> 
         ranks = dict(zip(its, gold, strict=True))
         return [NewItem(its, settings.overlap, project.kind, project.id, ranks)] if its else []
     chunks = (its[at : at + size] for at in range(0, len(its), size))
-    least = SMALLEST[project.kind]
+    least, _ = SIZES[project.kind]
     return [NewItem(c, settings.overlap, project.kind, project.id) for c in chunks if len(c) >= least]
 
 
 def _check_gold(kind: ItemKind, asked: Sequence[Question]) -> None:
-    takes = {"pair": range(2, 3), "ranking": range(2, 10)}.get(kind)
+    fewest, most = SIZES[kind]
     for number, question in enumerate(asked, 1):
         many = len(question.responses)
-        if question.gold is not None and takes is None:
+        if question.gold is not None and kind not in ("pair", "ranking"):
             raise InputError(f"prompt {number}: only a pair or a ranking can be gold, not kind {kind}")
-        if question.gold is not None and takes is not None and many not in takes:
+        if question.gold is not None and not fewest <= many <= most:
             wanted = "2" if kind == "pair" else "2 to 9"
             raise InputError(f"prompt {number}: is gold with {many} different responses; kind {kind} takes {wanted}")
 
@@ -222,7 +219,7 @@ def _question(example: Example, unranked: bool, where: str) -> Question:
     if gold and (unranked or len(texts) < 2):
         raise InputError(f"{where}, column 'gold': needs a ranking, or chosen and rejected")
     written = tuple(Written(text, checkpoint=name) for text, name in zip(texts, names, strict=True))
-    return Question(_prompt(prompt, meta), written, tuple(ranks) if gold else None)
+    return Question(NewPrompt(*prompt_parts(prompt), meta=_storable(meta)), written, tuple(ranks) if gold else None)
 
 
 def _continued(turns: list[Mapping[str, str]]) -> tuple[Said, tuple[str, ...]]:
@@ -231,16 +228,8 @@ def _continued(turns: list[Mapping[str, str]]) -> tuple[Said, tuple[str, ...]]:
     return (turns[:-1], (turns[-1]["content"],)) if answered else (turns, ())
 
 
-def _prompt(said: Said, meta: Mapping[str, Any]) -> NewPrompt:
-    kept = _storable(meta)
-    if isinstance(said, str):
-        return NewPrompt(said, meta=kept)
-    asked = [message["content"] for message in said if message["role"] == "user"]
-    return NewPrompt(asked[-1] if asked else said[-1]["content"], said, meta=kept)
-
-
 def _storable(meta: Mapping[str, Any]) -> Any:
-    """As JSON keeps it, which has no infinities."""
+    """The values as JSON keeps them: infinities and NaN become None."""
     return json.loads(json.dumps(meta, default=str), parse_constant=lambda _: None)
 
 
@@ -262,9 +251,7 @@ def _group(row: Mapping[str, Any], where: str, stage: str | None) -> Question:
     try:
         group = _Group.model_validate(row)
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        place = ".".join(map(str, found["loc"]))
-        raise InputError(f"{where}: is no group of a sample stage ({place}: {found['msg']})") from None
+        raise InputError(f"{where}: is no group of a sample stage ({first_problem(error.errors())})") from None
     asked, turns = group.prompt, [turn.model_dump() for turn in group.prompt.messages or ()]
     written = [
         Written(r.text, r.token_ids or (), r.ended, (r.meta or _Origin()).checkpoint or stage) for r in group.responses

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tether.config.problems import first_problem
 from tether.data.rows import Row
 from tether.errors import InputError
-from tether.feedback.foreign import Reading, Record, Said, said_last
+from tether.feedback.foreign import Reading, Record, Said, prompt_parts
 from tether.feedback.records import ItemKind, UserKind
 
 _SAID = ("correction", "skip", "rationale", "flag", "strength", "all_bad", "seconds", "created")
@@ -92,14 +93,14 @@ def read_judgements(rows: Sequence[Row], source: str, reading: Reading, editing:
 
 def _first(error: ValidationError) -> str:
     finding = error.errors(include_url=False)[0]
-    message = finding["msg"].removeprefix("Value error, ")
     if finding["loc"][:1] == ("prompt",) and finding["type"] != "missing":
         return "prompt: Input should be text, or a list of messages with role and content"
-    return ": ".join(part for part in (".".join(map(str, finding["loc"])), message) if part)
+    return first_problem([finding])
 
 
 def _record(row: _Judgement, where: str) -> Record:
     asked = row.prompt if isinstance(row.prompt, str) else [turn.model_dump() for turn in row.prompt]
+    text, messages = prompt_parts(asked)
     rated = [{name: value for name, value in one.items() if value is not None} for one in row.ratings or ()]
     said = Said(
         f"tether:{row.annotator}",
@@ -111,10 +112,10 @@ def _record(row: _Judgement, where: str) -> Record:
     annotated = row.action != "adjudicate"
     return Record(
         where,
-        asked if isinstance(asked, str) else said_last(asked),
+        text,
         tuple(one.text for one in row.shown),
         (said,) if annotated else (),
-        () if isinstance(asked, str) else tuple(asked),
+        messages,
         tuple(one.checkpoint for one in row.shown),
         tuple(one.ended for one in row.shown),
         shown=row.order_known,

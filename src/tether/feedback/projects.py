@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import Connection, Integer, bindparam, delete, exists, insert, select, update
 
+from tether.config.problems import first_problem
 from tether.errors import InputError
 from tether.feedback.facts import add_guideline, next_id
 from tether.feedback.records import ItemKind, Missing, ProjectState
@@ -148,7 +149,7 @@ class Project:
 
     @property
     def guideline_version(self) -> int:
-        """Of the guideline in force; 0 where there is none."""
+        """The version of the guideline in force; 0 where there is none."""
         return self.guideline.version if self.guideline else 0
 
 
@@ -157,9 +158,7 @@ def settings_of(values: Any) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"project settings{f', {where}' if where else ''}: {first['msg']}") from None
+        raise InputError(f"project settings, {first_problem(error.errors())}") from None
 
 
 def add_project(db: Connection, name: str, kind: ItemKind, settings: Settings, now: float) -> int:
@@ -238,7 +237,7 @@ def versions(db: Connection, project: int) -> list[Guideline]:
 
 
 def acknowledge(db: Connection, user: int, project: int, guideline: int, now: float) -> None:
-    """Notes that the user has read it. InputError unless it is the version in force."""
+    """Notes that the user has read the guideline. InputError unless it is the one in force."""
     current = one_project(db, project).guideline
     if current is None or current.id != guideline:
         raise InputError(f"project {project}: guideline {guideline} is not in force; read the newest version")

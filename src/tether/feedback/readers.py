@@ -18,7 +18,7 @@ from tether.data.rows import Row
 from tether.errors import InputError
 from tether.feedback.argilla import is_argilla, read_argilla
 from tether.feedback.facts import check_text
-from tether.feedback.foreign import Reading, Record, Said, said_last
+from tether.feedback.foreign import Reading, Record, Said, prompt_parts
 from tether.feedback.judgement_rows import read_judgements
 from tether.feedback.label_studio import is_label_studio, read_label_studio
 from tether.feedback.shapes import DESIRABLE
@@ -118,19 +118,12 @@ def _read_plain(rows: Sequence[Row], source: str, reading: Reading, editing: boo
 
 
 def _plain(example: Example, found: str, where: str, reading: Reading) -> Record:
-    asked = example.prompt or ""
+    text, messages = prompt_parts(example.prompt or "")
     best = min(example.labels)
     said = Said(reading.annotator, ranks=tuple(rank - best for rank in example.labels))
     if found == "unpaired":
         said = Said(reading.annotator, ratings=({DESIRABLE.name: int(example.labels[0])},))
-    return Record(
-        where,
-        asked if isinstance(asked, str) else said_last(asked),
-        example.responses,
-        (said,),
-        () if isinstance(asked, str) else tuple(asked),
-        meta={"id": str(example.meta["id"])},
-    )
+    return Record(where, text, example.responses, (said,), messages, meta={"id": str(example.meta["id"])})
 
 
 READERS: Mapping[str, Callable[[Sequence[Row], str, Reading, bool], Iterator[Record]]] = {

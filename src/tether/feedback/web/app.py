@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from tether.config.problems import first_problem
 from tether.errors import InputError, Unavailable
 from tether.feedback.accounts import WINDOW, Accounts, TooMany
 from tether.feedback.records import Conflict, Missing
@@ -127,9 +128,7 @@ def _add_error_pages(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def wrong_form(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return failed(request, 422, f"{where}: {first['msg']}")
+        return failed(request, 422, first_problem(error.errors()))
 
     @app.exception_handler(Exception)
     def broken(request: Request, error: Exception) -> Response:

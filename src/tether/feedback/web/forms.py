@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.datastructures import FormData
 
+from tether.config.problems import first_problem
 from tether.errors import InputError
 from tether.feedback.projects import Settings
 from tether.feedback.web.answers import LETTERS, Said
@@ -37,8 +38,7 @@ def said_in(form: FormData, turn: Turn) -> Said:
     try:
         return Said.model_validate(told)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+        raise InputError(first_problem(error.errors())) from None
 
 
 def fields_of(said: Mapping[str, Any], kind: str, settings: Settings) -> dict[str, str]:

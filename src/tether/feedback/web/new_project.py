@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, func, select
 from starlette.datastructures import FormData, UploadFile
 
+from tether.config.problems import first_problem
 from tether.data.rows import READERS
 from tether.errors import InputError
 from tether.feedback import projects
 from tether.feedback.accounts import record
-from tether.feedback.intake import SMALLEST, Added, Question, add_questions, read_file, read_lines, read_upload
+from tether.feedback.facts import SIZES
+from tether.feedback.intake import Added, Question, add_questions, read_file, read_lines, read_upload
 from tether.feedback.projects import Project, Settings
 from tether.feedback.records import ItemKind
 from tether.feedback.schema import items as items_table
@@ -132,7 +134,7 @@ def source_of(form: FormData, files: Path) -> Source:
 
 def _add(db: Connection, project: Project, source: Source) -> Added | None:
     """Stores what comes with responses. InputError when that, or what checkpoints will write, leaves nothing to ask."""
-    least = SMALLEST[project.kind]
+    least, _ = SIZES[project.kind]
     if source.checkpoints:
         if len(source.checkpoints) * source.how.per_checkpoint < least:
             raise InputError(
@@ -185,8 +187,7 @@ def _drawing(form: FormData) -> Drawing:
     try:
         return Drawing.model_validate(said)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InputError(first_problem(error.errors())) from None
 
 
 def _blank() -> dict[str, Any]:
