@@ -93,9 +93,8 @@ class Accounts:
         self._store = store
         self._hasher = _hasher()
         self._hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
-        self._nobody = self._hasher.hash(
-            secrets.token_hex()
-        )  # so that an unknown name takes as long as a wrong password
+        # Compared for a name that is unknown, so that it takes as long as a wrong password.
+        self._nobody = self._hasher.hash(secrets.token_hex())
 
     def has_admin(self) -> bool:
         """Whether somebody can administer the store."""
@@ -109,12 +108,12 @@ class Accounts:
             return add_invite(db, self._store.now(), lifetime, admin=admin, project_id=project)
 
     def invites(self, project: int | None = None) -> list[Invite]:
-        """Those still open, the oldest first: all, or those of a project."""
+        """The invites still open, the oldest first: all, or those of a project."""
         with self._store.reading() as db:
             return open_invites(db, self._store.now(), project)
 
     def revoke(self, invite: str, by: int, project: int | None = None) -> None:
-        """Ends the invite of this name. Missing: none is open under it, or not of this project. `by` asks for it."""
+        """Ends the open invite of this name, asked for by user `by`. Missing: none is, or of another project."""
         with self._store.writing() as db:
             now = self._store.now()
             row = end_invite(db, invite, now, project)
@@ -146,7 +145,7 @@ class Accounts:
             return str(open_link(db, token, self._store.now()).name)
 
     def renew_password(self, token: str, password: str) -> int:
-        """Sets it for whom the link is, ends all their sessions and the link, and returns their id.
+        """Sets the password of whom the link is for, ends all their sessions and the link, and returns their id.
 
         Missing: the link is unknown, used or too old. InputError: the password is too short or too long.
         """
@@ -321,7 +320,7 @@ def _open_session(db: Connection, user: int, now: float, lifetime: float = SESSI
 
 
 def _set_password(db: Connection, user: int, hashed: str, keep: str = "") -> None:
-    """And ends all their sessions but that of token `keep`, and their links for a new one."""
+    """Also ends all sessions of the user but that of token `keep`, and their links for a new password."""
     db.execute(update(users).where(users.c.id == user).values(password=hashed))
     db.execute(delete(sessions).where(sessions.c.user_id == user, sessions.c.key != key_of(keep)))
     end_password_links(db, user)
@@ -329,11 +328,11 @@ def _set_password(db: Connection, user: int, hashed: str, keep: str = "") -> Non
 
 def _slow_down(db: Connection, name: str, address: str, now: float) -> None:
     """TooMany when a name or an address has failed too often of late."""
-    said = (audit.c.about["name"].as_string(), audit.c.about["address"].as_string())
-    query = select(*(part.label(label) for part, label in zip(said, ("name", "address"), strict=True))).where(
+    named, at = audit.c.about["name"].as_string(), audit.c.about["address"].as_string()
+    query = select(named.label("name"), at.label("address")).where(
         audit.c.action == "sign_in_failed",
         audit.c.created > now - WINDOW,
-        or_(said[0] == name.lower(), said[1] == address),
+        or_(named == name.lower(), at == address),
     )
     failed = db.execute(query).all()
     of_name = [row for row in failed if row.name == name.lower()]

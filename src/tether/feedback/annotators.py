@@ -51,7 +51,7 @@ class Verdict(NamedTuple):
 
 
 class Annotator(Protocol):
-    """Somebody who compares."""
+    """A program that ranks the responses to a prompt, as a person would."""
 
     @property
     def name(self) -> str:

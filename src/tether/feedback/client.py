@@ -63,7 +63,7 @@ class Client:
         """How often a request had to be sent again, over all calls."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._line.close()
 
     def __enter__(self) -> Self:

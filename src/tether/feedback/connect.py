@@ -123,7 +123,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def wipe(engine: Engine) -> None:
-    """Ends what SQLite still keeps of changed rows in the file beside its own (`-wal`), so that deleted means gone.
+    """Empties SQLite's write-ahead log (`-wal`), which still holds rows as they were, so that deleted means gone.
 
     A reader may keep it from that; then it goes when the store is closed. PostgreSQL clears up by itself (VACUUM).
     """

@@ -68,7 +68,7 @@ class Coverage:
     auc: float
     """Chance that a prompt of the policy is farther off than a labelled one; .5 where they are alike."""
     p: float
-    """That both are drawn alike: a permutation test of the energy distance between them."""
+    """p-value of a permutation test, by the energy distance, of both being drawn alike."""
     worst: tuple[Uncovered, ...]
     """The farthest of the policy's prompts, farthest first."""
     quantiles: tuple[Quantile, ...]
@@ -166,7 +166,7 @@ def _distinct(prompts: Sequence[str] | NDArray[Any]) -> list[int]:
 
 
 def _vectors(labelled: Sequence[Any], policy: Sequence[Any]) -> tuple[_Floats, _Floats]:
-    """Of length 1, those of texts with one idf for both, so that the test may exchange them."""
+    """Vectors of length 1; those of texts share one idf, so that the permutation test may exchange them."""
     texts = [isinstance(prompt, str) for prompt in (*labelled, *policy)]
     if all(texts):
         both = text_vectors([*labelled, *policy])

@@ -1,6 +1,7 @@
 """A dataset out of a store: rows of a shape, written to a file or folder, with its card and a receipt in the store.
 
-Its parts: `shapes.py` (judgements → rows), `files.py` (rows → bytes), `card.py` (README.md).
+Its parts: `asked.py` (what was asked, and all that was said), `shapes.py` (that → rows), `files.py` (rows → bytes),
+`card.py` (README.md).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def add_invite(db: Connection, now: float, lifetime: float, **about: Any) -> str
 
 
 def open_invites(db: Connection, now: float, project: int | None = None) -> list[Invite]:
-    """Those still open, the oldest first: all, or those of a project."""
+    """The invites still open, the oldest first: all, or those of a project."""
     query = (
         select(invites, projects.c.name.label("project"), users.c.name.label("person"))
         .outerjoin_from(invites, projects, projects.c.id == invites.c.project_id)
@@ -86,7 +86,7 @@ def open_link(db: Connection, token: str, now: float) -> AnyRow:
 
 
 def end_invite(db: Connection, name: str, now: float, project: int | None = None) -> AnyRow:
-    """Ends the open invite of this name, and returns what it was. Missing: none is, or not of this project."""
+    """Ends the open invite of this name, and returns what it was. Missing: there is none, or of another project."""
     named = func.substr(invites.c.key, 1, _NAMED) == name
     row = db.execute(select(invites).where(_still_open(now), _of(project), named)).first()
     if row is None:
@@ -96,7 +96,7 @@ def end_invite(db: Connection, name: str, now: float, project: int | None = None
 
 
 def end_password_links(db: Connection, user: int) -> None:
-    """Ends those that would set the password of this user."""
+    """Ends the open links that would set the password of this user."""
     db.execute(delete(invites).where(invites.c.user_id == user, invites.c.used_by.is_(None)))
 
 

@@ -61,7 +61,7 @@ class Pair(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """On a pair."""
+    """Which of a pair is chosen, and how clearly."""
 
     side: int
     """1: the first is chosen, -1: the second is, 0: neither."""
@@ -105,7 +105,7 @@ def _counted(margin: Callable[[Tally], float]) -> Kind:
 
 
 def davidson_verdicts(told: Mapping[int, Told], pairs: Sequence[Pair]) -> list[Verdict]:
-    """By Davidson's model of each item's decisive rankings, ridge 1; how freely people tie is told by all items."""
+    """Verdicts by Davidson's model of each item's decisive rankings, ridge 1; all items share how freely people tie."""
     widest = max((len(of.responses) for of in told.values()), default=0)
     if not widest:
         return []
@@ -123,7 +123,7 @@ def davidson_verdicts(told: Mapping[int, Told], pairs: Sequence[Pair]) -> list[V
 
 
 def crowd_verdicts(told: Mapping[int, Told], pairs: Sequence[Pair]) -> list[Verdict]:
-    """By Crowd-BT on all rankings.
+    """Verdicts by Crowd-BT, fitted to all rankings.
 
     A response has one strength in each of its items, as another project may ask something else about it; and where the
     item was adjudicated one by the annotators and another by the last word, which tells the margin. Those who have last

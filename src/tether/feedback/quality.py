@@ -65,7 +65,7 @@ class Vote(NamedTuple):
 
     @property
     def chose_longer(self) -> bool | None:
-        """None where neither was chosen, or they are as long, or lengths are not known."""
+        """Whether the longer was chosen; None where neither was, or they are as long, or lengths are not known."""
         if self.first_words is None or self.second_words is None or self.first_words == self.second_words:
             return None
         return None if self.said is None else (self.choice == "first") == (self.first_words > self.second_words)
@@ -108,7 +108,7 @@ class AnnotatorQuality:
 
     @property
     def p_values(self) -> dict[str, float]:
-        """Of each test that had anything to go by."""
+        """The p-value of each test that had anything to go by."""
         tests = (self.position, self.length, self.less_agreement, self.below_gold)
         return {name: test.p for name, test in zip(_TESTS, tests, strict=True) if test.num}
 

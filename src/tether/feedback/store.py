@@ -66,7 +66,7 @@ class Store:
         return cls(connect(where), clock, lease)
 
     def close(self) -> None:
-        """Give back the file."""
+        """Close the connections to the database."""
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -171,7 +171,7 @@ class Store:
             return projects.versions(db, project)
 
     def acknowledge(self, user: int, project: int, guideline: int) -> None:
-        """Notes that the user has read the guideline in force. InputError: another is."""
+        """Notes that the user has read this guideline. InputError unless it is the one in force."""
         with writing(self._engine) as db:
             projects.acknowledge(db, user, project, guideline, self._clock())
 
