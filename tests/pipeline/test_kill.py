@@ -21,7 +21,8 @@ STAGES = ("sft", "pairs", "votes", "reward", "ppo", "evaluate")
 KILLS = {"sft": 5, "pairs": 3, "votes": 3, "reward": 5, "ppo": 6, "evaluate": 3}
 """Kills wanted in each stage: 25."""
 ROUNDS = 4
-"""Runs over which they may be spread: a stage may be over before its moment has come."""
+"""Runs over which they may be spread: a stage may be over before its moment has come. More where a slow machine has
+that happen so often that a stage, or more than five kills, are missing."""
 
 
 def stage_of(out: Path) -> str | None:
@@ -89,7 +90,7 @@ def test_killed_at_random_moments(whole: Path, new_place: Callable[[], Path], la
     rng = random.Random(20)
     seconds = {s: json.loads((whole / s / "manifest.json").read_text())["timing"]["seconds"] for s in STAGES}
     wanted, hits, writing = Counter(KILLS), Counter[str](), Counter[str]()
-    for _ in range(ROUNDS):
+    for turn in range(3 * ROUNDS):
         cwd = new_place()
         out = cwd / "out"
         while (stage := stage_of(out)) is not None:
@@ -107,6 +108,8 @@ def test_killed_at_random_moments(whole: Path, new_place: Callable[[], Path], la
                     pass
             launcher.kill()
             hit = stage_of(out) or "report"
+            if hit != target:
+                seconds[target] /= 2  # came too late: `whole` ran on a slower machine
             if launcher.status() != 0:
                 hits[hit] += 1
                 wanted[hit] -= 1
@@ -114,11 +117,11 @@ def test_killed_at_random_moments(whole: Path, new_place: Callable[[], Path], la
         launcher.start(cwd)
         assert launcher.status() == 0, (cwd / "log.txt").read_text()
         assert_same(out, whole)
-        if not +wanted:
+        enough = hits.total() >= 20 and all(hits[stage] for stage in STAGES)
+        if not +wanted or (turn >= ROUNDS - 1 and enough):
             break
     print(f"\nkills by stage: {dict(hits)}; in the middle of writing: {dict(writing)}")
-    assert hits.total() >= 20
-    assert all(hits[stage] for stage in STAGES)
+    assert enough
 
 
 def test_killed_before_every_kind_of_change_to_the_disk(
