@@ -22,6 +22,7 @@ from tether.feedback.annotators import Annotator, Verdict
 from tether.feedback.facts import content_key
 from tether.feedback.judges import Asked, Flips, Reader, flips_in
 from tether.feedback.projects import Project
+from tether.feedback.queries import item_texts
 from tether.feedback.records import Answer, Assignment, NewItem, NewPrompt, NewResponse, Query
 from tether.feedback.schema import items
 from tether.feedback.store import Store
@@ -286,9 +287,11 @@ def _report(
     judged = [j for j in store.judgements(Query(users=tuple(names), until=until)) if j.item in rows]
     columns = {user: at for at, user in enumerate(names)}
     ranks = np.full((len(items), len(names), max((len(j.shown) for j in judged), default=2)), -1)
-    for j in judged:
-        given = j.ranking or {}
-        ranks[rows[j.item], columns[j.user], : len(j.shown)] = [given.get(r, -1) for r in sorted(j.shown)]
+    with store.reading() as db:
+        keys = {row.id: row.key for of_item in item_texts(db, items).values() for row in of_item}
+    for j in judged:  # by hash: in the order of a file the first may always be the better one, as card.py says
+        given, order = j.ranking or {}, sorted(j.shown, key=keys.__getitem__)
+        ranks[rows[j.item], columns[j.user], : len(j.shown)] = [given.get(r, -1) for r in order]
     table, clusters = ranking_pairs(ranks)
     of_pairs = table.reshape(len(items), -1, len(names))[:, 0]  # (I, A)
     return Report(
