@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     ScalarSelect,
+    Select,
     bindparam,
     case,
     exists,
@@ -118,8 +119,19 @@ _AGAIN = (
     .limit(_limit)
 )
 _among = items.c.id.in_(bindparam("among", expanding=True))
-_ALL = (_HELD, _FRESH, _GOLD, _AGAIN)
-_QUERIES = {False: _ALL, True: tuple(query.where(_among) for query in _ALL)}
+
+
+class _Queries(NamedTuple):
+    """Where the items of a claim come from."""
+
+    held: Select[Any]
+    fresh: Select[Any]
+    gold: Select[Any]
+    again: Select[Any]
+
+
+_ALL = _Queries(_HELD, _FRESH, _GOLD, _AGAIN)
+_QUERIES = {False: _ALL, True: _Queries(*(query.where(_among) for query in _ALL))}  # by whether some items are named
 
 _ONE = (
     select(assignments, *_ITEM, items.c.overlap, items.c.done, projects.c.settings)
@@ -147,7 +159,7 @@ def claim(
         return []
     given = {"user": user, "project": project, "now": now} | ({} if among is None else {"among": list(among)})
     settings = settings_of(who.settings)
-    held = db.execute(_QUERIES[among is not None][0], {**given, "limit": limit}).all()
+    held = db.execute(_QUERIES[among is not None].held, {**given, "limit": limit}).all()
     fresh = _fresh(db, who, settings, given, limit - len(held), len(held))
     texts = item_texts(db, [row.item for row in (*held, *fresh)])
     expires = now + (settings.lease if lease is None else lease)
@@ -230,7 +242,7 @@ def _fresh(
     for after, upto in ((newest, LARGEST), (0, newest)):
         if (left := room - len(found)) > 0:
             span = {**given, "limit": left, "after": after, "upto": upto}
-            found += db.execute(_QUERIES["among" in given][1], span).all()
+            found += db.execute(_QUERIES["among" in given].fresh, span).all()
     strewn = [_strewn(who, settings, asked + turn) for turn in range(room)]
     return _mixed(db, who, given, found, strewn) if found and any(strewn) else found
 
@@ -248,10 +260,11 @@ def _mixed(
     db: Connection, who: AnyRow, given: Mapping[str, Any], found: Sequence[AnyRow], strewn: Sequence[str]
 ) -> list[AnyRow]:
     """Gold items and repeats at their turns, as long as there are ordinary ones to hide them among."""
-    *_, golden, repeats = _QUERIES["among" in given]
-    gold = sorted(db.execute(golden, given), key=lambda row: content_key(who.lot, row.key)) if "gold" in strewn else []
+    query = _QUERIES["among" in given]
+    gold = list(db.execute(query.gold, given)) if "gold" in strewn else []
+    gold.sort(key=lambda row: content_key(who.lot, row.key))
     far = {**given, "limit": len(strewn), "apart": _APART - 1}
-    again = list(db.execute(repeats, far)) if "again" in strewn else []
+    again = list(db.execute(query.again, far)) if "again" in strewn else []
     ordinary = list(found)
     mixed: list[AnyRow] = []
     for kind in strewn:

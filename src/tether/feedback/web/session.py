@@ -53,18 +53,25 @@ def store_of(request: Request) -> Store:
     return store
 
 
-def accounts_of(request: Request) -> Accounts:
-    """The app's accounts."""
-    accounts: Accounts = request.app.state.accounts
-    return accounts
-
-
 def address_of(request: Request) -> str:
     """Where the request comes from; "" when the server does not know."""
     return request.client.host if request.client else ""
 
 
-async def visitor(request: Request) -> Visitor:
+async def _store(request: Request) -> Store:
+    return store_of(request)  # a dependency that is no coroutine costs a trip to another thread
+
+
+async def _accounts(request: Request) -> Accounts:
+    accounts: Accounts = request.app.state.accounts
+    return accounts
+
+
+Stored = Annotated[Store, Depends(_store)]
+Accounted = Annotated[Accounts, Depends(_accounts)]
+
+
+async def visitor(request: Request, accounts: Accounted) -> Visitor:
     """Who the request's bearer token, or else its cookie, belongs to.
 
     One short read, which waits for no writer: handing it to another thread took longer than the read itself.
@@ -72,7 +79,7 @@ async def visitor(request: Request) -> Visitor:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     by_cookie = not scheme
     token = request.cookies.get(COOKIE, "") if by_cookie else given.strip() if scheme.lower() == "bearer" else ""
-    user = accounts_of(request).who(token) if token else None
+    user = accounts.who(token) if token else None
     found = Visitor(user, token if user else "", by_cookie)
     request.state.visitor = found
     return found
@@ -132,18 +139,8 @@ async def form_of(request: Request) -> FormData:
     return await request.form(max_files=20, max_fields=500, max_part_size=16 << 20)
 
 
-async def _store(request: Request) -> Store:
-    return store_of(request)  # a dependency that is no coroutine costs a trip to another thread
-
-
-async def _accounts(request: Request) -> Accounts:
-    return accounts_of(request)
-
-
 SignedIn = Annotated[User, Depends(signed_in)]
 Admin = Annotated[User, Depends(admin_only)]
-Stored = Annotated[Store, Depends(_store)]
-Accounted = Annotated[Accounts, Depends(_accounts)]
 Id = Annotated[int, Path(ge=1, le=LARGEST)]
 """A number in a path that may be an id in a database."""
 InviteName = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
