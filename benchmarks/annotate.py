@@ -76,8 +76,10 @@ class Server:
     """The server's process; killed and started again on the same port."""
 
     def __init__(self, where: str, log: Path, profile: str | None = None) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self._held = socket.socket()  # bound and not listening: nobody else is given the port between two starts
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port = int(self._held.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, *(["-m", "cProfile", "-o", profile] if profile else [])]
         script = str(Path(sys.executable).with_name("tether"))
@@ -112,6 +114,7 @@ class Server:
         """As an operator stops it."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
+        self._held.close()
 
     def cpu_seconds(self) -> float:
         """Of the process that runs now."""
