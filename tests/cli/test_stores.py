@@ -224,13 +224,13 @@ def test_trl_s_kto_trains_on_them(thumbs, place):
         (["import", "pairs.jsonl", "--store", "n.db", "--project", "p", "--kind", "x"], ("kind 'x'", "pair, ranking")),
         (
             ["import", "pairs.jsonl", "--store", "sqlite:///n.db", "--project", "p", "--kind", "rating"],
-            ("project 'p'", "one or more attributes"),
+            ("project 'p'", "holds no ratings"),
         ),
         (["import", "pairs.jsonl", "--store", "none/n.db", "--project", "p"], ("none/n.db", "make it first")),
         (["import", "pairs.jsonl", "--store", ":memory:", "--project", "p"], ("':memory:'", "cannot be kept there")),
         (
             ["import", "pairs.jsonl", "--store", "s.db", "--project", "fix"],
-            ("pairs.jsonl, record 1", "kind edit takes 1"),
+            ("pairs.jsonl", "written answers", "'fix' of kind edit"),
         ),
     ],
 )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from tether.data.rows import Row
 from tether.errors import InputError
@@ -23,7 +23,7 @@ from tether.feedback.files import is_file_name, write_file, write_folder
 from tether.feedback.queries import last_judgement
 from tether.feedback.records import Query
 from tether.feedback.schema import exports, secrets
-from tether.feedback.shapes import Options, rows_of
+from tether.feedback.shapes import SHAPES, Options, rows_of
 from tether.feedback.store import EVERYTHING, Store
 
 
@@ -74,7 +74,7 @@ def make_dataset(
         query = replace(query, until=until)
         rows = rows_of(db, shape, query, options)
         if not rows:
-            raise InputError(f"nothing to export as {shape}: no judgement that the query lets through makes such a row")
+            raise InputError(f"nothing to export as {shape}: {_others(db, query, options)}")
         facts = None if single else facts_about(db, gather(db, query), options.salt)
     if facts is None:
         sha256 = write_file(rows, out)
@@ -103,6 +103,14 @@ def receipts(store: Store) -> list[Receipt]:
     with store.reading() as db:
         rows = db.execute(select(exports).order_by(exports.c.id.desc())).all()
     return [Receipt(r.id, r.query, r.last_judgement, r.num_rows, r.sha256, r.user_id, r.created) for r in rows]
+
+
+def _others(db: Connection, query: Query, options: Options) -> str:
+    """What there is where a shape has no rows."""
+    there = [shape for shape in SHAPES if rows_of(db, shape, query, options)]
+    if not there:
+        return "there is no judgement that the query lets through"
+    return f"the answers that the query lets through make rows of {', '.join(there)} only"
 
 
 def _splits(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
@@ -101,9 +101,12 @@ def import_answers(
         raise InputError(f"format {chosen!r}: is none of auto, {', '.join(READERS)}")
     with store.reading() as db:
         asks = db.execute(select(projects.c.kind).where(projects.c.name == project)).scalar() or kind
-    records = list(READERS[chosen](rows, source, reading or Reading(), asks == "edit"))
+    reading = reading or Reading()
+    _check_reading(reading, chosen, source)
+    records = list(READERS[chosen](rows, source, reading, asks == "edit"))
     if not any(one.said for one in records):
         raise InputError(f"{source}: holds no answers; a file of prompts and responses is added in the app")
+    _check_kind(asks, records, source, project)
     with store.writing() as db:
         now = store.now()
         known_as = db.execute(select(projects.c.id).where(projects.c.name == project)).scalar()
@@ -128,6 +131,27 @@ def import_answers(
         if found.answers or found.items:
             note(db, by, "imported", now, file=source, project=identity, answers=found.answers, items=found.items)
     return found
+
+
+def _check_reading(reading: Reading, format: str, source: str) -> None:
+    """InputError for what says how to read files of another format."""
+    if format not in ("argilla", "label-studio") and replace(reading, annotator="") != Reading(annotator=""):
+        raise InputError(
+            f"{source}: is of format {format}, whose fields have fixed names; a prompt or response field, questions to "
+            "ignore and suggestions are told of argilla and label-studio only"
+        )
+
+
+def _check_kind(kind: ItemKind | None, records: Sequence[Record], source: str, project: str) -> None:
+    """InputError where no answer is one that a project of this kind takes."""
+    given = [one for record in records for one in record.said if one.skip is None]
+    wanted = {"rating": "ratings", "edit": "correction"}.get(kind or "", "ranks")
+    if kind is not None and given and all(getattr(one, wanted) is None for one in given):
+        what = {"ranks": "comparisons", "ratings": "ratings", "correction": "written answers"}[wanted]
+        raise InputError(
+            f"{source}: holds no {what}, which project {project!r} of kind {kind} is made of; give "
+            "another project or kind"
+        )
 
 
 def _new_project(db: Connection, name: str, kind: ItemKind | None, records: Sequence[Record], now: float) -> int:
