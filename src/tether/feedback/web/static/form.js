@@ -14,6 +14,7 @@ export class TaskForm {
     this.equal = false; // the next response typed ranks with the last one
     this.closing = new AbortController();
     this.touched = false;
+    this.byKey = false; // an aside was opened by its key
     this.spent = 0; // milliseconds of looking at it
     this.since = document.visibilityState === "visible" ? performance.now() : null;
     for (const part of node.querySelectorAll(".script")) part.hidden = false;
@@ -204,6 +205,7 @@ export class TaskForm {
 
   open(which) {
     const aside = this.node.querySelector(which);
+    this.byKey = true;
     aside.open = true;
     return this.focus(aside.querySelector("fieldset, .row > button"));
   }
@@ -212,7 +214,9 @@ export class TaskForm {
     const open = this.node.querySelector("details[open]");
     if (open) {
       open.open = false;
-      open.querySelector("summary").focus();
+      // Whoever came by a key goes on with Enter, which on the summary would open it again.
+      (this.byKey ? this.node.querySelector("h1") : open.querySelector("summary")).focus();
+      this.byKey = false;
     }
     return Boolean(open);
   }
