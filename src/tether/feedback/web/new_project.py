@@ -147,8 +147,8 @@ def _add(db: Connection, project: Project, source: Source) -> Added | None:
     added = add_questions(db, project, source.asked)
     if not added.items:
         raise InputError(
-            f"prompts: none of the {added.prompts} comes with as many responses as a {project.kind} shows at least "
-            f"({least}), so there is nothing to ask; name checkpoints that answer them"
+            f"prompts: none of the {added.prompts} comes with as many responses as kind {project.kind} shows at "
+            f"least ({least}), so there is nothing to ask; name checkpoints that answer them"
         )
     return added
 

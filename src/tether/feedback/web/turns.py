@@ -132,8 +132,8 @@ def past(store: Store, user: int, project: int, limit: int, before: int | None) 
 
 
 def done_by_project(db: Connection, user: int) -> dict[int, int]:
-    """Project id → how many items the user has answered in it."""
-    mine = (assignments.c.user_id == user) & (assignments.c.state == "done")
+    """Project id → how many items the user has answered in it; what was asked again counts once."""
+    mine = (assignments.c.user_id == user) & (assignments.c.state == "done") & (assignments.c.role == "annotate")
     query = select(items.c.project_id, func.count()).select_from(assignments).join(items).where(mine)
     return {row[0]: row[1] for row in db.execute(query.group_by(items.c.project_id))}
 
