@@ -19,10 +19,15 @@ os.environ["TETHER_CACHE"] = tempfile.mkdtemp(prefix="tether-cache-")
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 # A shared machine makes single examples slow now and then; that is no failure. The same examples every time.
 settings.register_profile("tether", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tether")
+# Hypothesis mixes in constants of whatever modules of ours are loaded, which depends on the tests that ran before in
+# the same process: the examples would be others each time.
+if hasattr(providers, "_get_local_constants") and hasattr(providers, "_local_constants"):
+    providers._get_local_constants = lambda: providers._local_constants  # none
 
 
 CHROMIUM = Path("/usr/bin/chromium")
