@@ -27,7 +27,7 @@ from tether.train.context import Context
 from tether.train.loop import train
 from tether.types import Group
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 STEPS, LARGEST, OFF = 10, 3, 3
 """Steps of a chain, its largest addend, and the most a wrong sum is off."""

@@ -17,7 +17,6 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "vs_trl.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("stage", "unit"), [("sft", "examples"), ("rm", "pairs")])
 def test_both_sides_do_the_same_work(stage: str, unit: str) -> None:
     command = [sys.executable, str(SCRIPT), "--stage", stage, "--steps", "2", "--repeats", "1", "--device", "cpu"]

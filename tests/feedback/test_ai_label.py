@@ -31,7 +31,6 @@ from tether.pipeline.judges import asker
 from tether.rewards.journal import Journal
 from tether.rewards.judge_server import ServerJudge
 
-pytestmark = pytest.mark.timeout(900)  # a slow machine starts a server for minutes
 PAIRS = 20
 
 

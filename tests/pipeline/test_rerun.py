@@ -213,7 +213,6 @@ class TestWhatIsHashed:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 class TestTheCommand:
     """tiny.toml, as a user runs it."""
 

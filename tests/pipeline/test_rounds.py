@@ -25,7 +25,6 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_two_rounds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     folder = tmp_path / "work"
     shutil.copytree(data, folder)

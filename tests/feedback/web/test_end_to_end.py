@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from tether.feedback.records import Query
 from tether.feedback.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "import sys; from tether.cli import main; sys.exit(main(sys.argv[1:]))"]
 NUM_PAIRS, NUM_RANKINGS = 12, 6
 TOPICS = """

@@ -21,7 +21,7 @@ from tether.feedback.projects import Attribute, Settings
 from tether.feedback.records import Answer, NewItem, NewPrompt, NewResponse
 from tether.feedback.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 _HANDLERS = [
     f"<{tag} {about}>"
