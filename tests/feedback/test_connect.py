@@ -249,3 +249,10 @@ def test_a_store_that_cannot_be_used_now_is_said_in_a_sentence(tmp_path, monkeyp
             write(store)
         assert store.add_user("ann") == 1
     postgresql_server.drop_all()
+
+
+def test_a_database_that_is_not_there_is_told_of_in_one_line():
+    pytest.importorskip("psycopg")
+    with pytest.raises(InputError, match=r"tether:\*\*\*@127.0.0.1:1/x: cannot be used as a preference store") as told:
+        Store.open("postgresql://tether:secret@127.0.0.1:1/x")
+    assert "\n" not in str(told.value)

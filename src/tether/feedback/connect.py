@@ -92,7 +92,9 @@ def connect(where: str | os.PathLike[str]) -> Engine:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     except DatabaseError as error:
         engine.dispose()
-        raise InputError(f"{place}: cannot be used as a preference store ({str(error.orig).strip()})") from error
+        raise InputError(
+            f"{place}: cannot be used as a preference store ({' '.join(str(error.orig).split())})"
+        ) from error
     except BaseException:
         engine.dispose()
         raise
@@ -148,7 +150,7 @@ def _told() -> Iterator[None]:
     except OperationalError as error:
         if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # a wrong statement, so a bug
             raise
-        raise Unavailable(f"the preference store cannot be used now ({str(error.orig).strip()})") from error
+        raise Unavailable(f"the preference store cannot be used now ({' '.join(str(error.orig).split())})") from error
     except (DataError, OverflowError, UnicodeEncodeError) as error:
         told = "a number is too large for the database, or a text holds NUL or half of a character (a lone surrogate)"
         raise InputError(told) from error
