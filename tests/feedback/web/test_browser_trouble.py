@@ -35,8 +35,16 @@ def clock() -> Clock:
     return Clock()
 
 
+def with_clock(page: Any, path: str) -> Any:
+    """At its first task, with a clock that `pass_time` puts forward."""
+    page.clock.install()
+    page.goto(path)
+    at_task(page, 1)
+    return page
+
+
 def pass_time(page: Any, clock: Clock, seconds: float) -> None:
-    """For the server and, once its clock is installed, the page."""
+    """For the server and the page."""
     clock.ahead += seconds
     page.clock.fast_forward(round(1000 * seconds))
 
@@ -128,10 +136,7 @@ def test_working_keeps_the_place_and_being_away_gives_it_up(
 ) -> None:
     made = project("pair", 1, overlap=1, lease=1200.0)
     bob = store.add_user("bob")
-    page = visit(ann)
-    page.clock.install()
-    page.goto(f"/projects/{made}/task")
-    at_task(page, 1)
+    page = with_clock(visit(ann), f"/projects/{made}/task")
     for _ in range(9):  # three leases long
         page.keyboard.press("b")
         with page.expect_response("**/heartbeat") as renewed:
@@ -157,11 +162,9 @@ def test_without_a_connection_the_end_of_the_lease_is_explained(
 ) -> None:
     made = project("pair", 2, lease=1200.0)
     page = visit(ann)
-    page.clock.install()
     with page.expect_response("**/api/projects/*/task*") as second:
-        page.goto(f"/projects/{made}/task")
+        with_clock(page, f"/projects/{made}/task")
     second.value.finished()
-    at_task(page, 1)
     keys(page, "b")
     page.context.set_offline(True)
     pass_time(page, clock, 1201)
@@ -226,10 +229,7 @@ def test_a_task_that_others_took_in_its_sleep_is_told_at_once(
 ) -> None:
     made = project("pair", 1, overlap=1, lease=1200.0)
     bob = store.add_user("bob")
-    page = visit(ann)
-    page.clock.install()
-    page.goto(f"/projects/{made}/task")
-    at_task(page, 1)
+    page = with_clock(visit(ann), f"/projects/{made}/task")
     clock.ahead = 6000.0  # for the page no time has passed: its clock slept too
     assert store.claim(bob, made) is not None
     keys(page, "b", "r")
