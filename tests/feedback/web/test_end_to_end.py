@@ -91,6 +91,7 @@ def tab_to(page: Any, selector: str) -> None:
 def come_in(page: Any, link: str, name: str) -> None:
     """Make the account of an invitation, by keyboard: the first field has the focus."""
     page.goto(link)
+    page.wait_for_selector("[name=name]:focus")  # which it gets with the first frame, after all is loaded
     page.keyboard.type(name)
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
