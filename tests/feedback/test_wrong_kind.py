@@ -8,6 +8,7 @@ from tether.feedback.dataset import make_dataset
 from tether.feedback.foreign import Reading
 from tether.feedback.imports import import_answers
 from tether.feedback.records import Query
+from tether.feedback.shapes import Options
 from tether.feedback.store import Store
 
 PAIRS = "prompt,chosen,rejected\nHi?,Hello.,No.\n"
@@ -54,4 +55,8 @@ def test_an_export_of_nothing_says_what_there_is(store, tmp_path):
         make_dataset(store, out)
     with pytest.raises(InputError, match="as preferences: there is no judgement that the query lets through"):
         make_dataset(store, out, query=Query(users=(77,)))
+    with pytest.raises(InputError, match="as unpaired: min_votes and min_agreement leave none of its rows"):
+        make_dataset(store, out, "unpaired", options=Options(min_votes=2))
+    with pytest.raises(InputError, match=r"as preferences: the answers .* make rows of unpaired, ratings, judgements"):
+        make_dataset(store, out, options=Options(min_votes=2))
     assert not out.exists()

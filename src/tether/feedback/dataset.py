@@ -74,7 +74,7 @@ def make_dataset(
         query = replace(query, until=until)
         rows = rows_of(db, shape, query, options)
         if not rows:
-            raise InputError(f"nothing to export as {shape}: {_others(db, query, options)}")
+            raise InputError(f"nothing to export as {shape}: {_others(db, shape, query)}")
         facts = None if single else facts_about(db, gather(db, query), options.salt)
     if facts is None:
         sha256 = write_file(rows, out)
@@ -105,9 +105,11 @@ def receipts(store: Store) -> list[Receipt]:
     return [Receipt(r.id, r.query, r.last_judgement, r.num_rows, r.sha256, r.user_id, r.created) for r in rows]
 
 
-def _others(db: Connection, query: Query, options: Options) -> str:
+def _others(db: Connection, shape: str, query: Query) -> str:
     """What there is where a shape has no rows."""
-    there = [shape for shape in SHAPES if rows_of(db, shape, query, options)]
+    there = [other for other in SHAPES if rows_of(db, other, query, Options())]
+    if shape in there:
+        return "min_votes and min_agreement leave none of its rows"
     if not there:
         return "there is no judgement that the query lets through"
     return f"the answers that the query lets through make rows of {', '.join(there)} only"

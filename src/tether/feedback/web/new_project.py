@@ -20,7 +20,15 @@ from tether.errors import InputError
 from tether.feedback import projects
 from tether.feedback.accounts import record
 from tether.feedback.facts import SIZES
-from tether.feedback.intake import Added, Question, add_questions, read_file, read_lines, read_upload
+from tether.feedback.intake import (
+    Added,
+    Question,
+    add_questions,
+    read_file,
+    read_lines,
+    read_upload,
+    shown_at_once,
+)
 from tether.feedback.projects import Project, Settings
 from tether.feedback.records import ItemKind
 from tether.feedback.schema import items as items_table
@@ -238,5 +246,7 @@ def _prompts(request: Request, store: Stored, project: int, fields: Mapping[str,
     counts = [request.query_params.get(name, "") for name in (*Added._fields, "new")]
     *sums, new = map(int, counts) if all(re.fullmatch("[0-9]{1,9}", count) for count in counts) else (0,)
     told = Added(*sums) if sums else None
-    about = {"project": store.project(project), "job": _jobs(request).of(project), "told": told, "new": new}
-    return _form(request, "admin-prompts.html", fields, wrong, **about)
+    found = store.project(project)
+    about = {"project": found, "job": _jobs(request).of(project), "told": told, "new": new}
+    at_once = shown_at_once(found.kind, found.settings.shown)
+    return _form(request, "admin-prompts.html", fields, wrong, at_once=at_once, **about)
